@@ -1,0 +1,64 @@
+# make demo    a rotated and a shifted digit, certified (installs first)
+# make serve   the service, until Ctrl-C      SURETY_HOST, SURETY_PORT
+# make test    everything that must hold before a commit
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+# torch comes first and alone: resolving it together with torchvision would pull the CUDA wheels
+TORCH := torch==2.13.0
+# another index to look at for torch, such as the CPU-only wheels of pytorch.org (smaller download)
+TORCH_INDEX ?=
+DATA ?= data
+DEVICE ?= auto
+
+.PHONY: help install demo serve test lint pytest clean
+.PHONY: train-rotation train-translation calibrate-rotation calibrate-translation evaluate data
+
+help:
+	@sed -n 's/^# make /make /p' Makefile
+	@echo 'also: install lint pytest data train-rotation train-translation calibrate-rotation'
+	@echo '      calibrate-translation evaluate clean      (DATA=$(DATA): root with MNIST/raw)'
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) )$(TORCH)
+	$(PY) -m pip install -e '.[dev]'
+	touch $(STAMP)
+
+demo: install
+	$(PY) -m service.demo
+
+serve: install
+	exec $(PY) -m service.cli serve
+
+lint: install
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+pytest: install
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+test: lint pytest
+
+data: install
+	$(PY) -m models.data --root $(DATA)
+
+train-rotation train-translation: train-%: install
+	$(PY) -m service.cli train mnist-$* --data $(DATA) --device $(DEVICE)
+
+calibrate-rotation calibrate-translation: calibrate-%: install
+	$(PY) -m service.cli calibrate mnist-$* --data $(DATA) --device $(DEVICE)
+
+evaluate: install
+	$(PY) -m service.cli evaluate mnist-rotation --data $(DATA) --device $(DEVICE)
+	$(PY) -m service.cli evaluate mnist-translation --data $(DATA) --device $(DEVICE)
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
