@@ -1,0 +1,44 @@
+"""What every room's tests share: where data lies, and hypothesis without a clock."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Compiled kernels make the first example of a test slow and the machines that run this are shared,
+# so time says nothing about an example.
+settings.register_profile("surety", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("surety")
+
+RAW_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """Root that torchvision.datasets.MNIST takes, from SURETY_DATA; skips where there is none."""
+    named = os.environ.get("SURETY_DATA")
+    if not named:
+        pytest.skip("SURETY_DATA is not set: it names a directory that holds MNIST/raw")
+    root = Path(named)
+    missing = [name for name in RAW_FILES if not (root / "MNIST" / "raw" / name).is_file()]
+    if missing:
+        pytest.skip(f"SURETY_DATA={root} lacks MNIST/raw/{missing[0]} (uncompressed IDX)")
+    return root
+
+
+@pytest.fixture(scope="session")
+def imagenet_root() -> Path:
+    """Directory with an ImageNet classifier and sample images, from SURETY_IMAGENET; skips where none is."""
+    named = os.environ.get("SURETY_IMAGENET")
+    if not named:
+        pytest.skip("SURETY_IMAGENET is not set: it names a directory with a classifier and samples/")
+    root = Path(named)
+    if not (root / "samples").is_dir():
+        pytest.skip(f"SURETY_IMAGENET={root} has no samples directory")
+    return root
