@@ -1,0 +1,125 @@
+"""One source, two targets: how scalar functions and kernels are compiled, and which device runs them.
+
+A *scalar* function is compiled by ``numba.njit`` for the CPU and recompiled for the device wherever a
+CUDA kernel calls it. A *kernel* is a pair of thin loops over the same body. Fast-math is never used:
+the error bounds rely on IEEE arithmetic.
+
+With ``NUMBA_ENABLE_CUDASIM=1`` (numba's CUDA simulator) everything runs as plain Python, so that the
+simulator executes the very functions that the device would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import cuda
+
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+THREADS_PER_BLOCK = 128
+LAUNCH_LOCK = threading.RLock()
+"""Held during a CPU launch: numba's portable threading layer must not be entered by two threads."""
+
+
+class DeviceError(RuntimeError):
+    """The requested device does not exist here."""
+
+
+def _source_digest() -> str:
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache_is_usable() -> bool:
+    """Point numba's cache at a directory named after this room's sources.
+
+    ``cache=True`` alone does not notice an edit in a file that the cached function calls into; a
+    directory for each state of the sources does.
+    """
+    if SIMULATED:
+        return False
+    base = os.environ.get("SURETY_CACHE_DIR") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "surety"
+    )
+    directory = Path(base) / f"kernels-{_source_digest()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError:
+        return False
+    numba.config.CACHE_DIR = str(directory)
+    return True
+
+
+_CACHE = _cache_is_usable()
+
+
+def scalar(function: Callable[..., Any]) -> Any:
+    """Compile ``function`` for the CPU now and for the device inside any CUDA kernel that calls it."""
+    if SIMULATED:
+        return function
+    return numba.njit(cache=_CACHE, error_model="numpy", fastmath=False)(function)
+
+
+def cpu_kernel(function: Callable[..., Any]) -> Any:
+    """Compile a loop over ``numba.prange`` for all cores of the CPU; launches take turns."""
+    if SIMULATED:
+        return function
+    compiled = numba.njit(
+        cache=_CACHE, error_model="numpy", fastmath=False, parallel=True, nogil=True
+    )(function)
+
+    def launch(*arguments: Any) -> None:
+        with LAUNCH_LOCK:
+            compiled(*arguments)
+
+    return launch
+
+
+def cuda_kernel(function: Callable[..., Any]) -> Any:
+    """Compile a CUDA kernel at its first launch."""
+    return cuda.jit(fastmath=False)(function)
+
+
+def cuda_launch(kernel: Any, count: int, *arguments: Any) -> None:
+    """Run a one-dimensional CUDA kernel over ``count`` indices."""
+    blocks = (count + THREADS_PER_BLOCK - 1) // THREADS_PER_BLOCK
+    kernel[blocks, THREADS_PER_BLOCK](*arguments)
+
+
+def select_device(name: str) -> str:
+    """Turn a wish into a device: ``auto`` takes CUDA where there is one.
+
+    Parameters
+    ----------
+    name : str
+        ``auto``, ``cpu`` or ``cuda``.
+
+    Returns
+    -------
+    str
+        ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    DeviceError
+        If the name is unknown, or CUDA is asked for and absent.
+    """
+    if name == "cpu":
+        return "cpu"
+    if name not in ("auto", "cuda"):
+        raise DeviceError(f"device must be auto, cpu or cuda, not {name!r}")
+    if cuda.is_available():
+        return "cuda"
+    if name == "cuda":
+        raise DeviceError("device cuda was asked for, but no CUDA device is available")
+    return "cpu"
