@@ -1,0 +1,1 @@
+"""Base classifiers: cards, weights, votes, training and calibration (torch); imports gpu and certification."""
