@@ -1,0 +1,155 @@
+"""The largest interpolation error of a known image over *every* parameter, for calibration.
+
+``forward_error_bounds`` bounds one drawn parameter at a time. Calibration needs thousands of draws of each
+of thousands of images; here the bound holds for all parameters beta at once, so that a draw costs nothing.
+Write ``F(beta, gamma) = P (T_beta T_gamma x - T_(beta+gamma) x)``; rounding ``T_gamma x`` to 8 bits adds
+``P T_beta r`` with ``|r| <= 1/510`` where ``T_gamma x`` is not exactly zero, and nothing elsewhere.
+
+Rotation. On a rectangle of (beta, gamma) a function whose slope in one variable lies in an interval of
+width W differs from its chord of length w by at most ``w W / 4``. So F is, pixel by pixel, within ``dev`` of
+the bilinear interpolation of its values at the four corners, and since a norm is convex
+
+    |F|_2 <= (largest of the four corners' |F|_2) + |P dev|_2 .
+
+Slopes jump where a source point crosses a grid line; few do in a small rectangle, which makes ``dev`` small
+(naive interval evaluation pays for the slope itself, not for its jumps). Rectangles are halved
+where the bound is not yet near the largest corner. A quarter turn permutes the pixels of a square image and
+commutes with a symmetric P, so then beta in [-45, 45] degrees stands for all.
+
+Translation. For a fixed beta, F is bilinear in gamma between the points where gamma or beta + gamma is
+an integer on an axis, so its norm is largest at such points: ``translation_draw_errors`` is exact but for
+rounding. If the image has a zero margin of at least G, nothing is lost at the border and
+F is the convolution of x with ``(1 + m_y D_y)(1 + m_x D_x) - 1`` at an integer shift, ``D`` the second difference
+[1, -2, 1] and ``m = a (1 - a)`` in [0, 1/4] (or one factor alone at a shift that is linear between integers).
+It is affine in each of m_y, m_x, so the largest norm over all beta and gamma is attained with
+``m_y, m_x`` in {0, 1/4} at one of finitely many integer shifts.
+
+All this is computed in float64 without directed rounding; ``ARITHMETIC_SLACK`` covers what that costs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .error_bound import PIXEL_SLACK
+from .geometry import GeometryError, as_parameters
+from .inverse import TOLERANCE
+from .kernels import cover as kernels
+from .preprocess import Operator
+from .warp import check_images
+
+ARITHMETIC_SLACK = 1e-7
+"""Relative and absolute; some 1e4 float64 operations on numbers below 1e3 lose less than 1e-9."""
+
+
+def _setup(images: NDArray[np.float32], operator: Operator) -> tuple[NDArray[np.float64], tuple[NDArray[np.generic], ...]]:
+    exact = check_images(images).astype(np.float64)
+    if operator.mask.shape != exact.shape[1:3]:
+        raise GeometryError(f"the operator is for {operator.mask.shape}, the images are {exact.shape[1:3]}")
+    operands = (operator.mask, operator.rows.start, operator.rows.weights, operator.columns.start, operator.columns.weights)
+    return exact, operands
+
+
+def _with_slack(errors: NDArray[np.float64], operator: Operator, channels: int) -> NDArray[np.float64]:
+    slack = 2.0 * PIXEL_SLACK * math.sqrt(math.prod(operator.output_shape) * channels) + ARITHMETIC_SLACK
+    return np.where(np.isfinite(errors), errors * (1.0 + ARITHMETIC_SLACK) + slack, np.inf)
+
+
+def _rounding(images: NDArray[np.float64], operator: Operator) -> NDArray[np.float64]:
+    """``|P T_b r|_2 <= norm(P) |r|_2`` for a translation: r lives where a shifted image can be non-zero."""
+    filled = np.pad(images > 0.0, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    spread = filled[:, 1:, 1:] | filled[:, :-1, 1:] | filled[:, 1:, :-1] | filled[:, :-1, :-1]
+    return operator.norm_bound * TOLERANCE * np.sqrt(spread.sum(axis=(1, 2, 3)))
+
+
+def _is_symmetric(operator: Operator) -> bool:
+    rows, columns = operator.rows.dense(), operator.columns.dense()
+    return (
+        operator.mask.shape[0] == operator.mask.shape[1]
+        and np.array_equal(operator.mask, np.rot90(operator.mask))
+        and np.array_equal(rows, columns)
+        and np.allclose(rows, rows[::-1, ::-1], rtol=0.0, atol=1e-15)
+    )
+
+
+def largest_rotation_errors(
+    images: NDArray[np.float32],
+    half_width: float,
+    operator: Operator,
+    *,
+    tolerance: float = 0.1,
+    floor: float = 0.0,
+    budget: int = 200_000,
+) -> NDArray[np.float64]:
+    """Bound ``|P T_beta round8(T_gamma x) - P T_(beta+gamma) x|_2`` over every beta and ``|gamma| <= G``.
+
+    Parameters
+    ----------
+    images : ndarray [N, H, W, C] float32
+        Known images in [0, 1].
+    half_width : float
+        G, degrees, in (0, 180].
+    operator : Operator
+    tolerance, floor : float
+        Refinement of an image stops at ``1 + tolerance`` times its largest error found plus the most that
+        rounding to 8 bits can add, or at ``floor``.
+    budget : int
+        Rectangles an image; an image that needs more gets an infinite bound.
+
+    Returns
+    -------
+    ndarray [N] float64
+    """
+    if not 0.0 < half_width <= 180.0:
+        raise GeometryError(f"half_width must be in (0, 180] degrees, not {half_width}")
+    exact, operands = _setup(images, operator)
+    out = np.empty(len(exact))
+    kernels.rotation_cpu(
+        exact, *operands, 1 if _is_symmetric(operator) else 4, math.radians(half_width), tolerance,
+        operator.norm_bound * TOLERANCE * math.sqrt(operator.mask.sum() * exact.shape[3]), floor, math.radians(1.5), budget, out,
+    )  # fmt: skip
+    return _with_slack(out, operator, exact.shape[3])
+
+
+def largest_translation_errors(
+    images: NDArray[np.float32], half_width: float, operator: Operator
+) -> NDArray[np.float64]:
+    """The same over every b and ``g`` in ``[-G, G]^2`` pixels; infinite for images without a zero margin of G.
+
+    Returns
+    -------
+    ndarray [N] float64
+    """
+    if not 0.0 < half_width:
+        raise GeometryError(f"half_width must be > 0 pixels, not {half_width}")
+    exact, operands = _setup(images, operator)
+    margin = math.ceil(half_width)
+    inner = np.zeros(exact.shape[1:3], dtype=np.bool_)
+    inner[margin : exact.shape[1] - margin, margin : exact.shape[2] - margin] = True
+    contained = ~(exact[:, ~inner] > 0.0).any(axis=(1, 2))
+    out = np.full(len(exact), np.inf)
+    if contained.any():
+        found = np.empty(int(contained.sum()))
+        kernels.translation_cpu(np.ascontiguousarray(exact[contained]), *operands, found)
+        out[contained] = found + _rounding(exact[contained], operator)
+    return _with_slack(out, operator, exact.shape[3])
+
+
+def translation_draw_errors(
+    image: NDArray[np.float32], parameters: object, half_width: float, operator: Operator
+) -> NDArray[np.float64]:
+    """The largest error over ``g`` in ``[-G, G]^2`` at each drawn translation [N, 2], for one image [H, W, C].
+
+    Returns
+    -------
+    ndarray [N] float64
+        Exact up to the rounding of the attacked image, which is bounded.
+    """
+    draws = as_parameters(parameters, "translation")
+    exact, operands = _setup(np.asarray(image)[None], operator)
+    out = np.empty(len(draws))
+    kernels.translation_draws_cpu(exact, *operands, draws, half_width, out)
+    return _with_slack(out + _rounding(exact, operator)[0], operator, exact.shape[3])

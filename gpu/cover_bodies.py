@@ -1,0 +1,292 @@
+"""Scalar bodies of ``cover``; the statements and proofs are there."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .filtering import filter_row
+from .interpolation import bilinear, pixel
+from .inverse import TOLERANCE
+from .targets import scalar
+
+
+@scalar
+def slope_range(lower, upper, sx, sy, reach, c):
+    """Range of the derivative by the angle, in 1/radian, of an interval image read along a short arc.
+
+    The arc stays within ``reach`` pixels of ``(sx, sy)``; the source point moves with velocity ``(-sy, sx)``.
+    """
+    height, width = lower.shape[1], lower.shape[2]
+    row, column = sy + 0.5 * (height - 1), sx + 0.5 * (width - 1)
+    low, high = math.inf, -math.inf
+    if row - reach < -1.0 or column - reach < -1.0 or row + reach > height or column + reach > width:
+        low, high = 0.0, 0.0
+    for i in range(int(max(math.floor(row - reach), -1.0)), int(min(math.floor(row + reach), height - 1.0)) + 1):
+        a0, a1 = max(row - reach - i, 0.0), min(row + reach - i, 1.0)
+        for j in range(
+            int(max(math.floor(column - reach), -1.0)), int(min(math.floor(column + reach), width - 1.0)) + 1
+        ):
+            u00, u01 = pixel(upper, 0, i, j, c), pixel(upper, 0, i, j + 1, c)
+            u10, u11 = pixel(upper, 0, i + 1, j, c), pixel(upper, 0, i + 1, j + 1, c)
+            if u00 == 0.0 and u01 == 0.0 and u10 == 0.0 and u11 == 0.0:
+                low, high = min(low, 0.0), max(high, 0.0)
+                continue
+            l00, l01 = pixel(lower, 0, i, j, c), pixel(lower, 0, i, j + 1, c)
+            l10, l11 = pixel(lower, 0, i + 1, j, c), pixel(lower, 0, i + 1, j + 1, c)
+            b0, b1 = max(column - reach - j, 0.0), min(column + reach - j, 1.0)
+            # Partial derivatives: linear in the other coordinate, so extreme at its ends.
+            left, right = l10 - u00, l11 - u01
+            down_lo = min(left + b0 * (right - left), left + b1 * (right - left))
+            left, right = u10 - l00, u11 - l01
+            down_hi = max(left + b0 * (right - left), left + b1 * (right - left))
+            top, bottom = l01 - u00, l11 - u10
+            right_lo = min(top + a0 * (bottom - top), top + a1 * (bottom - top))
+            top, bottom = u01 - l00, u11 - l10
+            right_hi = max(top + a0 * (bottom - top), top + a1 * (bottom - top))
+            for v_row in (sx - reach, sx + reach):
+                for v_column in (-sy - reach, -sy + reach):
+                    low = min(low, min(down_lo * v_row, down_hi * v_row) + min(right_lo * v_column, right_hi * v_column))
+                    high = max(
+                        high, max(down_lo * v_row, down_hi * v_row) + max(right_lo * v_column, right_hi * v_column)
+                    )
+    return low, high
+
+
+@scalar
+def filtered_square(operands, values, half, out):
+    """``|P v|_2^2`` of masked values [1, C, H, W]."""
+    row_start, row_weights, column_start, column_weights = operands
+    total = 0.0
+    for c in range(out.shape[1]):
+        for i in range(out.shape[2]):
+            filter_row(values, row_start, row_weights, column_start, column_weights, 0, c, i, half, out)
+            for j in range(out.shape[3]):
+                total += out[0, c, i, j] * out[0, c, i, j]
+    return total
+
+
+@scalar
+def filtered_shapes(image, operands):
+    """Shapes of the half-filtered and the filtered image."""
+    rows, columns = operands[0].shape[0], operands[2].shape[0]
+    return (1, image.shape[3], rows, image.shape[2]), (1, image.shape[3], rows, columns)
+
+
+@scalar
+def rotate_into(image, angle, out):
+    """``T_angle x`` [1, H, W, C], exact up to float64."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    for i in range(image.shape[1]):
+        y = i - 0.5 * (image.shape[1] - 1)
+        for j in range(image.shape[2]):
+            x = j - 0.5 * (image.shape[2] - 1)
+            for c in range(image.shape[3]):
+                out[0, i, j, c] = bilinear(image, 0, x * cos - y * sin, x * sin + y * cos, c)
+
+
+@scalar
+def rotation_corner(mask, operands, image, attacked, beta, gamma, values, half, out):
+    """``|F(beta, gamma)|_2`` with ``attacked = T_gamma x``; angles in radians."""
+    cos_b, sin_b = math.cos(beta), math.sin(beta)
+    cos_s, sin_s = math.cos(beta + gamma), math.sin(beta + gamma)
+    for i in range(mask.shape[0]):
+        y = i - 0.5 * (mask.shape[0] - 1)
+        for j in range(mask.shape[1]):
+            x = j - 0.5 * (mask.shape[1] - 1)
+            for c in range(image.shape[3]):
+                values[0, c, i, j] = 0.0
+                if mask[i, j]:
+                    values[0, c, i, j] = bilinear(
+                        attacked, 0, x * cos_b - y * sin_b, x * sin_b + y * cos_b, c
+                    ) - bilinear(image, 0, x * cos_s - y * sin_s, x * sin_s + y * cos_s, c)
+    return math.sqrt(filtered_square(operands, values, half, out))
+
+
+@scalar
+def attacked_range(image, gamma, width, lower, upper, deviation):
+    """Range of ``T_gamma x`` over angles ``gamma +- width / 2``, and how far it strays from its chord."""
+    cos, sin = math.cos(gamma), math.sin(gamma)
+    for i in range(image.shape[1]):
+        y = i - 0.5 * (image.shape[1] - 1)
+        for j in range(image.shape[2]):
+            x = j - 0.5 * (image.shape[2] - 1)
+            sx, sy = x * cos - y * sin, x * sin + y * cos
+            reach = 0.5 * width * math.sqrt(x * x + y * y) * (1.0 + 1e-9) + 1e-9
+            for c in range(image.shape[3]):
+                low, high = slope_range(image, image, sx, sy, reach, c)
+                middle, sway = bilinear(image, 0, sx, sy, c), 0.5 * width * max(abs(low), abs(high))
+                lower[0, i, j, c] = max(middle - sway - 1e-12, 0.0) if sway > 0.0 else middle
+                upper[0, i, j, c] = middle + sway + 1e-12 if sway > 0.0 else middle
+                deviation[0, i, j, c] = 0.25 * width * (high - low)
+
+
+@scalar
+def stray(lower, upper, deviation, sx, sy, reach, c):
+    """Largest chord deviation plus rounding among the pixels that an arc near ``(sx, sy)`` reads."""
+    height, width = lower.shape[1], lower.shape[2]
+    row, column = sy + 0.5 * (height - 1), sx + 0.5 * (width - 1)
+    largest = 0.0
+    for i in range(int(max(math.floor(row - reach), 0.0)), int(min(math.floor(row + reach) + 1, height - 1.0)) + 1):
+        for j in range(
+            int(max(math.floor(column - reach), 0.0)), int(min(math.floor(column + reach) + 1, width - 1.0)) + 1
+        ):
+            if upper[0, i, j, c] > 0.0:
+                largest = max(largest, deviation[0, i, j, c] + TOLERANCE)
+    return largest
+
+
+@scalar
+def rotation_deviation(mask, operands, image, lower, upper, deviation, beta, w_beta, gamma, w_gamma, values, half, out):
+    """``|P dev|_2`` of a rectangle centred at (beta, gamma) with sides ``w_beta, w_gamma`` radians."""
+    cos_b, sin_b = math.cos(beta), math.sin(beta)
+    cos_s, sin_s = math.cos(beta + gamma), math.sin(beta + gamma)
+    for i in range(mask.shape[0]):
+        y = i - 0.5 * (mask.shape[0] - 1)
+        for j in range(mask.shape[1]):
+            x = j - 0.5 * (mask.shape[1] - 1)
+            radius = math.sqrt(x * x + y * y) * (1.0 + 1e-9)
+            for c in range(image.shape[3]):
+                values[0, c, i, j] = 0.0
+                if mask[i, j]:
+                    sx, sy, reach = x * cos_b - y * sin_b, x * sin_b + y * cos_b, 0.5 * w_beta * radius + 1e-9
+                    low, high = slope_range(lower, upper, sx, sy, reach, c)
+                    total = 0.25 * w_beta * (high - low) + stray(lower, upper, deviation, sx, sy, reach, c)
+                    sx, sy = x * cos_s - y * sin_s, x * sin_s + y * cos_s
+                    low, high = slope_range(image, image, sx, sy, 0.5 * (w_beta + w_gamma) * radius + 1e-9, c)
+                    values[0, c, i, j] = total + 0.25 * (w_beta + w_gamma) * (high - low)
+    return math.sqrt(filtered_square(operands, values, half, out))
+
+
+@scalar
+def largest_rotation_error(image, mask, operands, quarter_turns, half_width, tolerance, rounding, floor, coarse, budget):
+    """Bound of the error of one image [1, H, W, C] over all beta and all gamma in ``[-G, G]`` (radians).
+
+    Returns the bound; infinite if ``budget`` rectangles do not bring it within ``1 + tolerance`` of the largest
+    error found, nor below ``floor``.
+    """
+    half_shape, out_shape = filtered_shapes(image, operands)
+    attacked, lower, upper = np.empty_like(image), np.empty_like(image), np.empty_like(image)
+    deviation = np.empty_like(image)
+    values = np.empty((1, image.shape[3], image.shape[1], image.shape[2]))
+    half, out = np.empty(half_shape), np.empty(out_shape)
+    span = 0.5 * math.pi * quarter_turns
+    columns = int(math.ceil(2.0 * half_width / coarse))
+    rows = int(math.ceil(span / coarse))
+    stack = np.empty((rows * columns + 64, 4))
+    size = 0
+    for m in range(rows):
+        for n in range(columns):
+            stack[size, 0], stack[size, 1] = -0.5 * span + span * m / rows, -0.5 * span + span * (m + 1) / rows
+            stack[size, 2] = -half_width + 2.0 * half_width * n / columns
+            stack[size, 3] = -half_width + 2.0 * half_width * (n + 1) / columns
+            size += 1
+    best, result, evaluated = 0.0, 0.0, 0
+    while size > 0:
+        size -= 1
+        b0, b1, g0, g1 = stack[size, 0], stack[size, 1], stack[size, 2], stack[size, 3]
+        evaluated += 1
+        corner = 0.0
+        for gamma in (g0, g1):
+            rotate_into(image, gamma, attacked)
+            for beta in (b0, b1):
+                corner = max(corner, rotation_corner(mask, operands, image, attacked, beta, gamma, values, half, out))
+        best = max(best, corner)
+        attacked_range(image, 0.5 * (g0 + g1), g1 - g0, lower, upper, deviation)
+        bound = corner + rotation_deviation(
+            mask, operands, image, lower, upper, deviation, 0.5 * (b0 + b1), b1 - b0, 0.5 * (g0 + g1), g1 - g0,
+            values, half, out,
+        )  # fmt: skip
+        if bound <= max(best * (1.0 + tolerance) + rounding, floor):
+            result = max(result, bound)
+        elif evaluated >= budget or size + 2 > len(stack) or not bound < math.inf:
+            return math.inf
+        else:
+            stack[size], stack[size + 1] = stack[size], stack[size]
+            for axis in (0, 2):
+                if (axis == 0) == (b1 - b0 >= g1 - g0):
+                    middle = 0.5 * (stack[size, axis] + stack[size, axis + 1])
+                    stack[size, axis + 1] = middle
+                    stack[size + 1, axis] = middle
+            size += 2
+    return result
+
+
+@scalar
+def translation_corner(mask, operands, image, attacked, bx, by, gx, gy, values, half, out):
+    """``|F(b, g)|_2`` with ``attacked = T_g x``; pixels."""
+    for i in range(mask.shape[0]):
+        y = i - 0.5 * (mask.shape[0] - 1)
+        for j in range(mask.shape[1]):
+            x = j - 0.5 * (mask.shape[1] - 1)
+            for c in range(image.shape[3]):
+                values[0, c, i, j] = 0.0
+                if mask[i, j]:
+                    values[0, c, i, j] = bilinear(attacked, 0, x - bx, y - by, c) - bilinear(
+                        image, 0, x - bx - gx, y - by - gy, c
+                    )
+    return math.sqrt(filtered_square(operands, values, half, out))
+
+
+@scalar
+def translation_draw_error(image, mask, operands, bx, by, half_width):
+    """Largest ``|F(b, g)|_2`` over ``g`` in ``[-G, G]^2`` for one b, at the breakpoints of its pieces."""
+    half_shape, out_shape = filtered_shapes(image, operands)
+    attacked, values = np.empty_like(image), np.empty((1, image.shape[3], image.shape[1], image.shape[2]))
+    half, out = np.empty(half_shape), np.empty(out_shape)
+    limit = int(math.ceil(half_width))
+    points = np.empty((2, 4 * limit + 3))
+    counts = np.zeros(2, dtype=np.int64)
+    for axis in range(2):
+        shift = bx if axis == 0 else by
+        for whole in range(-limit - 1, limit + 2):
+            # Ends beyond the range are kept: a piece that sticks out is bounded by both its ends.
+            for point in (float(whole), whole + math.ceil(shift) - shift):
+                if abs(point) <= limit and counts[axis] < points.shape[1]:
+                    points[axis, counts[axis]] = point
+                    counts[axis] += 1
+    largest = 0.0
+    for m in range(counts[0]):
+        gx = points[0, m]
+        for n in range(counts[1]):
+            gy = points[1, n]
+            for i in range(image.shape[1]):
+                y = i - 0.5 * (image.shape[1] - 1)
+                for j in range(image.shape[2]):
+                    x = j - 0.5 * (image.shape[2] - 1)
+                    for c in range(image.shape[3]):
+                        attacked[0, i, j, c] = bilinear(image, 0, x - gx, y - gy, c)
+            largest = max(
+                largest, translation_corner(mask, operands, image, attacked, bx, by, gx, gy, values, half, out)
+            )
+    return largest
+
+
+@scalar
+def largest_translation_error(image, mask, operands):
+    """Largest ``|F|_2`` over all b and g of an image that loses nothing at its border (see the module)."""
+    half_shape, out_shape = filtered_shapes(image, operands)
+    height, width = image.shape[1], image.shape[2]
+    values, half, out = np.empty((1, image.shape[3], height, width)), np.empty(half_shape), np.empty(out_shape)
+    largest = 0.0
+    for kind in range(1, 4):
+        my, mx = 0.25 * (kind & 1), 0.25 * (kind >> 1)
+        for dy in range(-height, height + 1):
+            for dx in range(-width, width + 1):
+                for i in range(height):
+                    for j in range(width):
+                        for c in range(image.shape[3]):
+                            values[0, c, i, j] = 0.0
+                            if mask[i, j]:
+                                y, x = i - dy, j - dx
+                                centre = pixel(image, 0, y, x, c)
+                                total = -centre
+                                for u in range(-1, 2):
+                                    wy = 1.0 - 2.0 * my if u == 0 else my
+                                    for v in range(-1, 2):
+                                        wx = 1.0 - 2.0 * mx if v == 0 else mx
+                                        total += wy * wx * pixel(image, 0, y + u, x + v, c)
+                                values[0, c, i, j] = total
+                largest = max(largest, filtered_square(operands, values, half, out))
+    return math.sqrt(largest)

@@ -1,0 +1,40 @@
+"""Loops of the calibration bounds: images, or draws, side by side on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from ..cover_bodies import largest_rotation_error, largest_translation_error, translation_draw_error
+from ..targets import cpu_kernel
+
+
+@cpu_kernel
+def rotation_cpu(
+    images, mask, row_start, row_weights, column_start, column_weights, quarter_turns, half_width, tolerance, rounding, floor, coarse, budget, out
+):
+    """One image an iteration."""
+    for index in prange(images.shape[0]):
+        n = np.int64(index)
+        operands = (row_start, row_weights, column_start, column_weights)
+        out[n] = largest_rotation_error(
+            images[n : n + 1], mask, operands, quarter_turns, half_width, tolerance, rounding, floor, coarse, budget
+        )
+
+
+@cpu_kernel
+def translation_cpu(images, mask, row_start, row_weights, column_start, column_weights, out):
+    """One image an iteration."""
+    for index in prange(images.shape[0]):
+        n = np.int64(index)
+        operands = (row_start, row_weights, column_start, column_weights)
+        out[n] = largest_translation_error(images[n : n + 1], mask, operands)
+
+
+@cpu_kernel
+def translation_draws_cpu(image, mask, row_start, row_weights, column_start, column_weights, draws, half_width, out):
+    """One draw an iteration."""
+    for index in prange(draws.shape[0]):
+        n = np.int64(index)
+        operands = (row_start, row_weights, column_start, column_weights)
+        out[n] = translation_draw_error(image, mask, operands, draws[n, 0], draws[n, 1], half_width)
