@@ -1,0 +1,45 @@
+"""What a procedure needs from outside: votes of the base classifier, and error bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Stage = Callable[[str], AbstractContextManager[None]]
+"""``with stage(name)`` around a part of the work; names: select, inverse, bound, estimate."""
+
+
+class VoteSource(Protocol):
+    """Draws of the parameter and of pixel noise for one image, and the base classifier's votes on them.
+
+    Every call draws afresh and independently of all earlier calls; so selection and estimation never share
+    a draw.
+    """
+
+    def class_counts(self, n: int, *, pixel_noise: bool) -> NDArray[np.int64]:
+        """Votes by class [classes] of ``n`` draws of (parameter, pixel noise), one vote each.
+
+        Without pixel noise the vote is ``b(P T_beta x)``. For l2 the parameter is the identity.
+        """
+        ...
+
+    def draw_parameters(self, n: int) -> NDArray[np.float64]:
+        """``n`` parameters ``beta ~ N(0, sigma_gamma^2)``: [n] degrees, or [n, 2] pixels."""
+        ...
+
+    def votes_at(self, parameters: NDArray[np.float64], *, label: int, n_delta: int) -> NDArray[np.int64]:
+        """Votes [n] for ``label`` among ``n_delta`` draws of pixel noise at each parameter."""
+        ...
+
+
+
+class ErrorBoundSource(Protocol):
+    """Upper bounds of the interpolation error at drawn parameters, over the whole attack range."""
+
+    def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Bounds [n], l2 norm in intensity; infinite where none was found."""
+        ...

@@ -1,0 +1,94 @@
+"""The words of the room: transformations, guarantees, attack ranges, and what can go wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class CertificationError(ValueError):
+    """Anything this room refuses."""
+
+
+class StatisticsError(CertificationError):
+    """An argument of a statistical bound is outside its range."""
+
+
+class PlanError(CertificationError):
+    """A plan that can never certify, or whose numbers are out of range.
+
+    Attributes
+    ----------
+    field : str
+        The input to change.
+    required : mapping
+        The numbers that would do, by field; empty where no single number would.
+    """
+
+    def __init__(self, message: str, *, field: str, required: Mapping[str, float] | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+        self.required = dict(required or {})
+
+
+class CalibrationError(CertificationError):
+    """No stored distributional bound covers what is asked for, or a stored bound is malformed."""
+
+
+class Transformation(StrEnum):
+    """What the attacker may do to the image."""
+
+    ROTATION = "rotation"
+    TRANSLATION = "translation"
+    L2 = "l2"
+
+    @property
+    def unit(self) -> str:
+        """Unit of parameters and radii."""
+        return {"rotation": "degrees", "translation": "pixels", "l2": "intensity"}[self.value]
+
+
+class Guarantee(StrEnum):
+    """How the interpolation error is handled, and so for whom a certificate holds."""
+
+    HEURISTIC = "heuristic"
+    DISTRIBUTIONAL = "distributional"
+    INDIVIDUAL = "individual"
+
+
+class ImageIs(StrEnum):
+    """Whether the image in hand is the (possibly attacked) received one, or the clean reference."""
+
+    RECEIVED = "received"
+    REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class AttackRange:
+    """Gamma: ``[-G, G]`` degrees, ``[-G, G]^2`` pixels, or an l2 ball of radius G.
+
+    Parameters
+    ----------
+    transformation : Transformation
+    half_width : float
+        G > 0, finite.
+    """
+
+    transformation: Transformation
+    half_width: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.half_width) and self.half_width > 0.0):
+            raise PlanError(
+                f"attack_range must be finite and > 0 {self.transformation.unit}, not {self.half_width}",
+                field="attack_range",
+            )
+
+    @property
+    def largest_norm(self) -> float:
+        """The largest Euclidean norm of a parameter in the range: a square's corner for translations."""
+        if self.transformation is Transformation.TRANSLATION:
+            return math.nextafter(self.half_width * math.sqrt(2.0), math.inf)
+        return self.half_width
