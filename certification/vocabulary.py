@@ -13,7 +13,7 @@ class CertificationError(ValueError):
 
 
 class StatisticsError(CertificationError):
-    """An argument of a statistical bound is outside its range."""
+    """An argument of a statistical bound is outside its range, or a source returned impossible numbers."""
 
 
 class PlanError(CertificationError):
@@ -23,14 +23,16 @@ class PlanError(CertificationError):
     ----------
     field : str
         The input to change.
-    required : mapping
-        The numbers that would do, by field; empty where no single number would.
+    required : dict
+        Numbers that would do, by field, all to be set together; empty where no number would.
     """
 
-    def __init__(self, message: str, *, field: str, required: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, message: str, *, field: str, required: Mapping[str, float | int] | None = None
+    ) -> None:
         super().__init__(message)
         self.field = field
-        self.required = dict(required or {})
+        self.required: dict[str, float | int] = dict(required or {})
 
 
 class CalibrationError(CertificationError):
@@ -48,6 +50,11 @@ class Transformation(StrEnum):
     def unit(self) -> str:
         """Unit of parameters and radii."""
         return {"rotation": "degrees", "translation": "pixels", "l2": "intensity"}[self.value]
+
+    @property
+    def dimensions(self) -> int:
+        """How many numbers a parameter is; 0 for l2, which has none."""
+        return {"rotation": 1, "translation": 2, "l2": 0}[self.value]
 
 
 class Guarantee(StrEnum):
@@ -73,14 +80,19 @@ class AttackRange:
     ----------
     transformation : Transformation
     half_width : float
-        G > 0, finite.
+        G, > 0 and finite; degrees, pixels or intensity.
+
+    Raises
+    ------
+    PlanError
+        If ``half_width`` is not such a number.
     """
 
     transformation: Transformation
     half_width: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.half_width) and self.half_width > 0.0):
+        if not (self.half_width > 0.0 and math.isfinite(self.largest_norm)):
             raise PlanError(
                 f"attack_range must be finite and > 0 {self.transformation.unit}, not {self.half_width}",
                 field="attack_range",
@@ -90,5 +102,6 @@ class AttackRange:
     def largest_norm(self) -> float:
         """The largest Euclidean norm of a parameter in the range: a square's corner for translations."""
         if self.transformation is Transformation.TRANSLATION:
+            # the rounded sqrt(2) lies above the true one; one more step covers the product's rounding
             return math.nextafter(self.half_width * math.sqrt(2.0), math.inf)
         return self.half_width
