@@ -24,7 +24,7 @@ class SmallConv(nn.Module):
     Input [N, C, H, W] with H, W >= 8, values around [0, 1]; output [N, classes] logits.
     """
 
-    def __init__(self, classes: int, channels: int, shape: tuple[int, int], width: int = 24) -> None:
+    def __init__(self, classes: int, channels: int, shape: tuple[int, int], width: int = 32) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(channels, width, 5, stride=2, padding=2, bias=False),

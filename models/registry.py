@@ -1,0 +1,180 @@
+"""Loads cards, weights and calibrations at start-up, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from certification.calibration import Calibration
+from certification.vocabulary import CalibrationError, Transformation
+from gpu.preprocess import Operator
+
+from .architectures import ArchitectureError, Normalised, build
+from .card import CardError, ModelCard, file_digest, find_cards, read_card
+
+
+class UnknownModelError(LookupError):
+    """No model of that name, or none for that transformation."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A base classifier ready to vote.
+
+    ``network`` takes float32 [N, C, h, w] (P of an image plus pixel noise) and returns logits [N, classes];
+    ``digest`` names weights and card: two equal digests certify the same smoothed classifier.
+    """
+
+    card: ModelCard
+    network: nn.Module
+    operator: Operator
+    digest: str
+    calibrations: tuple[Calibration, ...]
+
+    def calibration_for(self, transformation: str, half_width: float) -> Calibration | None:
+        """The stored bound with the smallest range that covers ``half_width``; else the widest one, or None."""
+        stored = sorted(
+            (c for c in self.calibrations if c.transformation == transformation), key=lambda c: c.attack_range
+        )
+        return next((c for c in stored if c.attack_range >= half_width), stored[-1] if stored else None)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """All loaded models, by id."""
+
+    models: Mapping[str, LoadedModel]
+
+    def get(self, identifier: str) -> LoadedModel:
+        """A model by id; raises :class:`UnknownModelError`."""
+        try:
+            return self.models[identifier]
+        except KeyError:
+            known = ", ".join(sorted(self.models))
+            raise UnknownModelError(f"no model {identifier!r}; there are: {known}") from None
+
+    def default_for(self, transformation: Transformation) -> LoadedModel:
+        """The first model, by id, that certifies a transformation; raises :class:`UnknownModelError`."""
+        for identifier in sorted(self.models):
+            if transformation in self.models[identifier].card.transformations:
+                return self.models[identifier]
+        raise UnknownModelError(f"no model certifies {transformation}")
+
+
+def load_registry(zoo: Sequence[Path], device: str = "cpu") -> Registry:
+    """Load every model of some zoo folders.
+
+    Parameters
+    ----------
+    zoo : sequence of Path
+        Folders that hold a folder a model.
+    device : {"cpu", "cuda"}
+
+    Returns
+    -------
+    Registry
+
+    Raises
+    ------
+    CardError
+        Naming card and field: a malformed card, missing or changed weights, a wrong shape or class count, a
+        calibration that does not belong to the card.
+    """
+    models: dict[str, LoadedModel] = {}
+    for path in find_cards(zoo):
+        model = load_model(read_card(path), device)
+        if model.card.id in models:
+            raise CardError(path, "id", f"{model.card.id!r} is in the zoo twice")
+        models[model.card.id] = model
+    if not models:
+        raise CardError(Path(str(zoo[0]) if zoo else "."), "card.toml", "no card found in the zoo")
+    return Registry(models)
+
+
+def load_model(card: ModelCard, device: str = "cpu") -> LoadedModel:
+    """Load one model; see :func:`load_registry`."""
+    operator = card.preprocessing.operator(card.input.height, card.input.width)
+    network = _load_network(card, operator)
+    _check_forward(card, network, operator)
+    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    digest = hashlib.sha256(card.weights_sha256.encode() + file_digest(card.path).encode()).hexdigest()
+    return LoadedModel(card, network, operator, digest, _load_calibrations(card))
+
+
+def _load_network(card: ModelCard, operator: Operator) -> nn.Module:
+    if not card.weights_file.is_file():
+        raise CardError(card.path, "weights.file", f"{card.weights_file} does not exist")
+    if (found := file_digest(card.weights_file)) != card.weights_sha256:
+        raise CardError(card.path, "weights.sha256", f"the file's digest is {found}: it was changed or replaced")
+    try:
+        weights = load_file(card.weights_file)
+    except (SafetensorError, OSError) as error:
+        raise CardError(card.path, "weights.file", f"not a safetensors file: {error}") from error
+    a = card.architecture
+    try:
+        network = build(a.name, len(card.class_names), card.input.channels, operator.output_shape, a.options)
+    except (ArchitectureError, ValueError) as error:
+        raise CardError(card.path, "architecture.name", str(error)) from error
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    for name, shape in expected.items():
+        if name in weights and weights[name].shape != shape:
+            raise CardError(
+                card.path, _blame(name, weights[name].shape, shape),
+                f"{name} has shape {tuple(weights[name].shape)} in the weights, {tuple(shape)} by the card",
+            )  # fmt: skip
+    if difference := sorted(set(expected) ^ set(weights)):
+        raise CardError(card.path, "weights.file", f"tensors missing or not expected: {', '.join(difference[:5])}")
+    if bad := [name for name, tensor in weights.items() if not torch.isfinite(tensor.float()).all()]:
+        raise CardError(card.path, "weights.file", f"{bad[0]} holds NaN or infinity")
+    network.load_state_dict(weights)
+    if a.mean is not None and a.std is not None:
+        network = Normalised(network, list(a.mean), list(a.std))
+    return network.eval()
+
+
+def _blame(name: str, found: torch.Size, expected: torch.Size) -> str:
+    """The field most likely at fault: the class count if only the outputs differ, else the input shape."""
+    if found[1:] == expected[1:] and name.endswith(("weight", "bias")):
+        return "classes.names"
+    return "input.channels" if len(found) == 4 and found[0] == expected[0] else "input.height"
+
+
+@torch.inference_mode()
+def _check_forward(card: ModelCard, network: nn.Module, operator: Operator) -> None:
+    try:
+        logits = network(torch.zeros(1, card.input.channels, *operator.output_shape))
+    except (RuntimeError, ValueError) as error:
+        raise CardError(card.path, "input", f"the network refuses an image of this size: {error}") from error
+    if logits.shape != (1, len(card.class_names)):
+        raise CardError(
+            card.path, "classes.names", f"{len(card.class_names)} names, but the network answers {tuple(logits.shape)}"
+        )
+
+
+def _load_calibrations(card: ModelCard) -> tuple[Calibration, ...]:
+    loaded = []
+    for path in sorted((card.path.parent / "bounds").glob("*.json")):
+        name = f"bounds/{path.name}"
+        try:
+            calibration = Calibration.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, CalibrationError) as error:
+            raise CardError(card.path, name, str(error)) from error
+        facts = {
+            "model": (calibration.model, card.id),
+            "transformation": (str(calibration.transformation), card.noise.transformation),
+            "sigma_gamma": (calibration.sigma_gamma, card.noise.sigma_gamma),
+            "preprocessing_digest": (calibration.preprocessing_digest, card.preprocessing.digest()),
+        }
+        for fact, (found, wanted) in facts.items():
+            if found != wanted:
+                raise CardError(card.path, f"{name}: {fact}", f"is {found!r}, the card says {wanted!r}")
+        loaded.append(calibration)
+    return tuple(loaded)
