@@ -1,64 +1,30 @@
-"""The distributional bound: E, rho_E and q_E as they are measured, stored and read back.
-
-Fischer et al. 2020, section 5.1 (Eq. 6 to 8); docs/guarantees.md A.1, A.2 and B.2.
-"""
+"""From error bounds of draws to (E, rho_E, q_E) with their confidence."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields
 
-from .binomial import binomial_lower_bound
-from .vocabulary import CalibrationError, Transformation
+import numpy as np
+from numpy.typing import NDArray
+
+from .binomial import binomial_lower_bound, binomial_upper_bound
+from .vocabulary import CalibrationError, StatisticsError, Transformation
 
 SCHEMA = 1
 
-_POSITIVE = ("attack_range", "sigma_gamma")
-_COUNTS = ("images", "parameter_draws", "pilot_images", "pilot_draws")
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Calibration:
-    """``P_{x~D}( P_beta( max_gamma eps <= E ) >= 1 - rho_E ) >= q_E``, with ``confidence``.
+    """A distributional bound, as stored beside a model's card (Fischer et al. 2020, Eq. 6).
 
-    Attributes
-    ----------
-    model : str
-        Id of the model whose preprocessing was used.
-    transformation : Transformation
-        Rotation or translation.
-    attack_range : float
-        Half-width of Gamma, > 0; degrees or pixels.
-    error_bound : float
-        E >= 0, l2 norm in intensity after preprocessing.
-    rho_E : float
-        In (0, 1/2).
-    q_E, confidence : float
-        Lower bound in [0, 1] on the share of images, and its confidence in (0, 1).
-    images, images_passed : int
-        Images tested, and those whose inner test passed.
-    parameter_draws : int
-        Draws of beta at each image.
-    pilot_images, pilot_draws : int
-        Images, and draws at each, that chose E; none of them is counted in ``images``.
-    dataset, split : str
-        Where the images come from.
-    seed : int
-    sigma_gamma : float
-        Standard deviation of beta, > 0; degrees or pixels.
-    preprocessing_digest : str
-        Of the operator P; a bound is only valid behind the very same P.
-    version, created, method : str
-        Code version, ISO date, how the errors were bounded.
-    largest_bound : float
-        The largest error bound seen in the pilot, >= 0.
+    With the stated confidence, for a random image of the data set, with probability at least ``q_E``:
+    ``P_beta( max over the attack range of eps <= error_bound ) >= 1 - rho_E``.
 
-    Raises
-    ------
-    CalibrationError
-        If a field is out of range; the message names it.
+    ``attack_range`` and ``sigma_gamma`` are in degrees or pixels, ``error_bound`` is an l2 norm in intensity.
+    ``parameter_draws`` counts the draws an image was tested with; where the method bounds the error over
+    every parameter, all of them pass or fail together and ``rho_E`` is 0.
     """
 
     model: str
@@ -78,68 +44,109 @@ class Calibration:
     seed: int
     sigma_gamma: float
     preprocessing_digest: str
-    version: str
-    created: str
     method: str
     largest_bound: float
+    version: str
+    created: str
+    command: str
 
     def __post_init__(self) -> None:
-        checks = {name: getattr(self, name) > 0.0 for name in _POSITIVE}
-        checks |= {name: getattr(self, name) >= 1 for name in _COUNTS}
-        checks |= {
-            "transformation": self.transformation is not Transformation.L2,
-            "error_bound": self.error_bound >= 0.0,
-            "largest_bound": self.largest_bound >= 0.0,
-            "rho_E": 0.0 < self.rho_E < 0.5,
-            "confidence": 0.0 < self.confidence < 1.0,
-            "images_passed": 0 <= self.images_passed <= self.images,
-        }
-        for field in fields(self):
-            value = getattr(self, field.name)
-            finite = not isinstance(value, float) or math.isfinite(value)
-            if not (checks.get(field.name, True) and finite and value != ""):
-                raise CalibrationError(f"{field.name} of a calibration is out of range: {value!r}")
-        # the correction for wrong inner tests only lowers q_E, so the plain bound is its ceiling
-        ceiling = binomial_lower_bound(self.images_passed, self.images, 1.0 - self.confidence)
-        if not 0.0 <= self.q_E <= ceiling * (1.0 + 1e-9):
-            raise CalibrationError(
-                f"q_E of a calibration is {self.q_E}, but {self.images_passed} of {self.images} images "
-                f"support at most {ceiling} at confidence {self.confidence}"
-            )
+        for name in ("attack_range", "error_bound", "sigma_gamma"):
+            self._require(name, math.isfinite(getattr(self, name)) and getattr(self, name) > 0.0, "finite and > 0")
+        for name in ("q_E", "confidence"):
+            self._require(name, 0.0 < getattr(self, name) <= 1.0, "in (0, 1]")
+        self._require("rho_E", 0.0 <= self.rho_E < 0.5, "in [0, 0.5)")
+        self._require("images", self.images >= 1, ">= 1")
+        self._require("images_passed", 0 <= self.images_passed <= self.images, "at most images")
+        self._require("parameter_draws", self.parameter_draws >= 1, ">= 1")
+
+    def _require(self, name: str, fine: bool, allowed: str) -> None:
+        if not fine:
+            raise CalibrationError(f"{name} must be {allowed}, not {getattr(self, name)}")
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Calibration:
-        """Read a parsed bounds file: exactly the fields above, and ``schema``.
-
-        Raises
-        ------
-        CalibrationError
-            If a field is unknown, missing, of the wrong type or out of range; the message names it.
-        """
-        if not isinstance(data, Mapping):
-            raise CalibrationError(f"a calibration is a JSON object, not {type(data).__name__}")
-        if type(data.get("schema")) is not int or data["schema"] != SCHEMA:
-            raise CalibrationError(f"schema of a calibration must be {SCHEMA}, not {data.get('schema')!r}")
+    def from_json(cls, data: Mapping[str, object]) -> Calibration:
+        """Read a stored bound; raises :class:`CalibrationError` naming the field at fault."""
         known = {field.name: str(field.type) for field in fields(cls)}
-        unknown = sorted(data.keys() - known.keys() - {"schema"}, key=str)
-        missing = sorted(known.keys() - data.keys())
-        if unknown or missing:
-            kind, names = ("unknown", unknown) if unknown else ("missing", missing)
-            raise CalibrationError(f"{kind} field of a calibration: {', '.join(map(str, names))}")
-        return cls(**{name: _typed(name, kind, data[name]) for name, kind in known.items()})
+        if data.get("schema") != SCHEMA:
+            raise CalibrationError(f"schema must be {SCHEMA}, not {data.get('schema')!r}")
+        if wrong := sorted(set(known) ^ (set(data) - {"schema"})):
+            raise CalibrationError(f"missing or unknown fields: {', '.join(wrong)}")
+        values: dict[str, object] = {}
+        for name, kind in known.items():
+            value = data[name]
+            if kind == "Transformation":
+                if value not in ("rotation", "translation"):
+                    raise CalibrationError(f"transformation must be rotation or translation, not {value!r}")
+                value = Transformation(str(value))
+            elif kind == "float":
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise CalibrationError(f"{name} must be a number, not {value!r}")
+                value = float(value)
+            elif isinstance(value, bool) or not isinstance(value, int if kind == "int" else str):
+                raise CalibrationError(f"{name} must be of type {kind}, not {value!r}")
+            values[name] = value
+        return cls(**values)  # type: ignore[arg-type]
 
-    def to_json(self) -> dict[str, Any]:
-        """The object that ``from_json`` reads."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {"schema": SCHEMA} | values | {"transformation": self.transformation.value}
+    def to_json(self) -> dict[str, object]:
+        """The mapping that :meth:`from_json` reads."""
+        return {"schema": SCHEMA, **asdict(self), "transformation": str(self.transformation)}
 
 
-def _typed(name: str, kind: str, value: Any) -> Any:
-    """The value as ``kind``; booleans are no numbers, and an integer is a float."""
-    if kind == "Transformation" and value in [member.value for member in Transformation]:
-        return Transformation(value)
-    if kind == "float" and type(value) in (int, float):
-        return float(value)
-    if (kind == "int" and type(value) is int) or (kind == "str" and type(value) is str):
-        return value
-    raise CalibrationError(f"{name} of a calibration must be a {kind.lower()}, not {value!r}")
+def image_holds(bounds: NDArray[np.float64], error_bound: float, rho_E: float, alpha: float) -> bool:
+    """Whether ``P_beta(eps <= error_bound) >= 1 - rho_E`` is shown for one image at level ``alpha``.
+
+    ``bounds`` [n] are upper bounds of the error at independently drawn parameters; NaN counts as a failure.
+    """
+    passed = int(np.count_nonzero(np.asarray(bounds) <= error_bound))
+    return binomial_lower_bound(passed, len(bounds), alpha) >= 1.0 - rho_E
+
+
+def q_lower(images_passed: int, images: int, alpha: float, alpha_image: float) -> float:
+    """Lower bound of q_E from the images that passed their inner test (A.2).
+
+    An inner test passes wrongly with probability at most ``alpha_image``, so
+    ``E[pass] <= q_E + alpha_image`` and that much is subtracted from the outer bound, as in B.2.
+    """
+    return max(binomial_lower_bound(images_passed, images, alpha) - alpha_image, 0.0)
+
+
+def rho_upper(bounds: NDArray[np.float64], error_bound: float, alpha_E: float) -> float:
+    """Upper confidence bound of ``P_beta(eps > error_bound)`` from fresh draws (Eq. 9); NaN counts as above."""
+    values = np.asarray(bounds, dtype=np.float64)
+    above = len(values) - int(np.count_nonzero(values <= error_bound))
+    return binomial_upper_bound(above, len(values), alpha_E)
+
+
+def choose_error_bound(pilot: NDArray[np.float64], n_error: int, alpha_E: float, rho_budget: float) -> float:
+    """Choose E from pilot draws: the smallest one whose rho_E is expected to stay within the budget.
+
+    The fresh draws are expected to exceed E as often as the pilot's did, and once more. A budget that
+    nothing meets gives the largest pilot value, which rho_E then judges. Any choice is valid, because
+    rho_E is estimated on other draws.
+
+    Parameters
+    ----------
+    pilot : ndarray [m]
+        Error bounds at pilot draws.
+    n_error, alpha_E
+        Number of fresh draws and level of rho_E.
+    rho_budget : float
+        Largest rho_E the wanted radius leaves room for.
+
+    Returns
+    -------
+    float
+        Infinite if every pilot value is.
+    """
+    values = np.sort(np.where(np.isnan(pilot), np.inf, pilot))
+    if not len(values):
+        raise StatisticsError("choosing E needs at least one pilot draw")
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return math.inf
+    for rank, value in enumerate(finite):
+        above = min(math.ceil((len(values) - rank - 1) / len(values) * n_error) + 1, n_error)
+        if binomial_upper_bound(above, n_error, alpha_E) <= rho_budget:
+            return float(value)
+    return float(finite[-1])

@@ -1,154 +1,125 @@
-"""What a run ends with: Certified or Abstained, each with the sentence it means."""
+"""What comes out: a certificate or an abstention, each with the sentence that it guarantees."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from . import statements
-from .plan import CertificationPlan, PredictPlan
+from .plan import CertificationPlan
+from .vocabulary import Guarantee, ImageIs, Transformation
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was drawn.
+    """Draws and votes of one run.
 
-    Attributes
-    ----------
-    selection : int
-        Draws that chose the label (n0).
-    n : int
-        Draws that estimated its probability, disjoint from the selection.
-    passed : int
-        How many of the n passed: votes for the label, or draws whose inner test passed.
-    n_delta : int
-        Pixel-noise draws at each of the n parameters; 0 where there is no inner test.
-    votes : int
-        Base-classifier evaluations, all together.
+    ``selection`` draws chose the class; ``n`` parameters were drawn to estimate, ``passed`` of them passed (for
+    guarantees without inner tests: voted for the class); ``n_delta`` votes each; ``votes`` in all.
     """
 
-    selection: int = 0
-    n: int = 0
-    passed: int = 0
-    n_delta: int = 0
-    votes: int = 0
+    selection: int
+    n: int
+    passed: int
+    n_delta: int
+    votes: int
 
 
 @dataclass(frozen=True)
 class ErrorBoundSummary:
-    """The bound on the interpolation error that a run used.
+    """The error bound a run used: E, its rho_E, and where it comes from.
 
-    Attributes
-    ----------
-    error_bound : float
-        E, l2 norm in intensity.
-    rho_E : float
-        Upper bound on the probability, over the parameter noise, that the error exceeds E.
-    q_E, confidence : float or None
-        Share of images it holds for, and the confidence of that (distributional only).
-    smallest, median, largest : float or None
-        Of the bounds of the draws behind rho_E, unbounded draws left out (individual only).
-    draws, unbounded : int
-        How many draws are behind rho_E, and for how many of them no bound was found.
+    ``q_E`` and ``confidence`` belong to a calibration; ``draws`` and the spread to bounds computed for this image.
     """
 
     error_bound: float
     rho_E: float
     q_E: float | None = None
     confidence: float | None = None
+    draws: int | None = None
     smallest: float | None = None
     median: float | None = None
     largest: float | None = None
-    draws: int = 0
-    unbounded: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """What certified and abstained runs share."""
+@dataclass(frozen=True)
+class Certified:
+    """The smoothed classifier answers ``label``, and keeps doing so within ``radius``."""
 
     plan: CertificationPlan
+    label: int
+    radius: float
+    p_lower: float
+    counts: Counts
+    error_bound: ErrorBoundSummary | None = None
+
+    @property
+    def covers_attack_range(self) -> bool:
+        """Whether every parameter of the attack range lies within the radius."""
+        return self.radius >= self.plan.wanted_radius
+
+    @property
+    def statement(self) -> str:
+        """The sentence this certificate means (docs/guarantees.md, C)."""
+        return _certified_sentence(self)
+
+
+@dataclass(frozen=True)
+class Abstained:
+    """No statement; ``reason`` says what was missing."""
+
+    plan: CertificationPlan
+    reason: str
     counts: Counts
     p_lower: float | None = None
     error_bound: ErrorBoundSummary | None = None
 
     @property
-    def alpha_shares(self) -> dict[str, float]:
-        """The parts of alpha, by name."""
-        return self.plan.alpha_shares
-
-
-@dataclass(frozen=True, kw_only=True)
-class Certified(_Run):
-    """A certificate.
-
-    Attributes
-    ----------
-    label : int
-        The smoothed classifier's class.
-    radius : float
-        > 0; degrees, pixels or intensity. Cut at the attack range's largest norm, except for l2.
-    covers_attack_range : bool
-        Whether the certificate reaches every parameter of the attack range.
-    p_lower : float
-        Lower confidence bound on the probability that a draw passes.
-    """
-
-    label: int
-    radius: float
-    covers_attack_range: bool
-
-    @property
     def statement(self) -> str:
-        """The sentence this certificate means."""
-        return statements.certified(
-            self.plan, label=self.label, radius=self.radius, covers=self.covers_attack_range
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Abstained(_Run):
-    """No certificate, and why.
-
-    Attributes
-    ----------
-    reason : str
-    required : mapping
-        The number that would have done, where the run stopped for want of it.
-    """
-
-    reason: str
-    required: Mapping[str, float | int] = field(default_factory=dict)
-    label: None = None
-    radius: None = None
-    covers_attack_range: bool = False
-
-    @property
-    def statement(self) -> str:
-        """The sentence this abstention means."""
-        return statements.abstained(self.reason)
+        """The sentence an abstention means."""
+        return f"No statement: {self.reason}."
 
 
 Outcome = Certified | Abstained
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """The smoothed classifier's label at one image, or None with the reason for abstaining."""
+def _number(value: float) -> str:
+    """At most four significant digits, rounded down, so that a sentence never promises more than the number."""
+    for digits in range(4, 18):
+        text = f"{value:.{digits}g}"
+        if float(text) <= value:
+            return text
+    return repr(value)
 
-    plan: PredictPlan
-    label: int | None
-    counts: Counts
-    reason: str | None = None
 
-    @property
-    def abstained(self) -> bool:
-        """Whether there is no label."""
-        return self.label is None
+def _certified_sentence(outcome: Certified) -> str:
+    plan = outcome.plan
+    confidence = f"With probability at least {1.0 - plan.alpha:.6g} over the noise drawn for it"
+    radius = f"{_number(outcome.radius)} {plan.transformation.unit}"
+    if plan.transformation is Transformation.L2:
+        return (
+            f"{confidence}, the smoothed classifier answers {outcome.label} for every image within l2 distance "
+            f"{_number(outcome.radius)} of this one. It does not say that the label is right."
+        )
+    named = f"a {plan.transformation} of at most {radius}"
+    if plan.guarantee is Guarantee.HEURISTIC:
+        return (
+            f"No proof: if {plan.transformation}s of pixel images composed exactly, the smoothed classifier would "
+            f"answer {outcome.label} under {named}; the interpolation error is ignored."
+        )
+    inside = f"inside the attack range of {_describe_range(plan)}"
+    if plan.image_is is ImageIs.RECEIVED:
+        holds = f"every image from which this image can have been made by {named} ({inside})"
+    else:
+        holds = f"every version of this image made by {named} ({inside})"
+    sentence = f"{confidence}, the smoothed classifier answers {outcome.label} for {holds}"
+    if plan.guarantee is Guarantee.DISTRIBUTIONAL and plan.calibration is not None:
+        c = plan.calibration
+        sentence += (
+            f", provided that the original is one of the at least {100 * c.q_E:.4g} % of images like those of "
+            f"{c.dataset} ({c.split}) whose interpolation error obeys the calibrated bound (confidence {c.confidence})"
+        )
+    return sentence + ". It does not say that the label is right."
 
-    @property
-    def statement(self) -> str:
-        """The sentence this prediction means."""
-        if self.label is None:
-            return statements.abstained(self.reason or "no reason given")
-        return statements.predicted(self.plan, label=self.label)
+
+def _describe_range(plan: CertificationPlan) -> str:
+    per_axis = " on each axis" if plan.transformation is Transformation.TRANSLATION else ""
+    return f"+-{plan.attack_range.half_width:g} {plan.transformation.unit}{per_axis}"

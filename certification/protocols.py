@@ -1,8 +1,4 @@
-"""What a procedure needs from outside: votes of the base classifier, and bounds on the interpolation error.
-
-Whoever implements these owns the randomness. Every call must use draws that are independent of all
-draws of earlier calls: selection, pilot, error and estimation draws are never shared.
-"""
+"""What a procedure needs from outside: votes of the base classifier, and error bounds."""
 
 from __future__ import annotations
 
@@ -14,40 +10,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 Stage = Callable[[str], AbstractContextManager[None]]
-"""Entered around each stage of a run, with its name.
-
-``predict`` and ``certify`` enter "select" and "estimate". An error bound source enters "inverse" and
-"bound" itself, since only it can tell the two apart.
-"""
+"""``with stage(name)`` around a part of the work; names: select, inverse, bound, estimate."""
 
 
 class VoteSource(Protocol):
-    """The base classifier b on one image, under parameter noise N(0, sigma_gamma^2 I) and pixel noise."""
+    """Draws of the parameter and of pixel noise for one image, and the base classifier's votes on them.
+
+    Every call draws afresh and independently of all earlier calls; so selection and estimation never share
+    a draw.
+    """
 
     def class_counts(self, n: int, *, pixel_noise: bool) -> NDArray[np.int64]:
-        """Votes by class, [K], of ``b(P T_beta x + delta)`` over ``n`` fresh (beta, delta) draws.
+        """Votes by class [classes] of ``n`` draws of (parameter, pixel noise), one vote each.
 
-        ``pixel_noise=False`` votes ``b(P T_beta x)``. For l2 the parameter is the identity. A vote that is
-        no class (NaN logits) is dropped, so the counts may sum to less than ``n``.
+        Without pixel noise the vote is ``b(P T_beta x)``. For l2 the parameter is the identity.
         """
         ...
 
     def draw_parameters(self, n: int) -> NDArray[np.float64]:
-        """``n`` fresh parameters: [n] degrees for rotation, [n, 2] pixels (dx, dy) for translation."""
+        """``n`` parameters ``beta ~ N(0, sigma_gamma^2)``: [n] degrees, or [n, 2] pixels."""
         ...
 
     def votes_at(self, parameters: NDArray[np.float64], *, label: int, n_delta: int) -> NDArray[np.int64]:
-        """Votes for ``label``, [n], among ``n_delta`` fresh pixel-noise draws at each parameter."""
+        """Votes [n] for ``label`` among ``n_delta`` draws of pixel noise at each parameter."""
         ...
 
 
+
 class ErrorBoundSource(Protocol):
-    """Upper bounds of the interpolation (and 8-bit rounding) error of one image over one attack range."""
+    """Upper bounds of the interpolation error at drawn parameters, over the whole attack range."""
 
     def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        """At each parameter beta an upper bound of eps(beta, gamma, x), [n], l2 norm in intensity.
-
-        Over every gamma of the attack range, and for a received image over every x that can have produced
-        it. ``inf`` where no bound was found.
-        """
+        """Bounds [n], l2 norm in intensity; infinite where none was found."""
         ...
