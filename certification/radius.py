@@ -1,7 +1,10 @@
-"""From a lower bound on a probability to a certified radius, and back. Everything is rounded to the safe side.
+"""From a lower bound on a probability to a certified radius, and back; all rounded to the safe side.
 
 The formulas and proofs are in docs/guarantees.md: A (the papers'), B.1 (where the failure probability
 of the error bound is subtracted), B.2 (one constant level for all inner tests).
+
+None stands for "nothing is certified". A radius r that is returned is strictly below the exact one, so
+a statement about every parameter of norm at most r is true of the closed ball.
 """
 
 from __future__ import annotations
@@ -14,11 +17,31 @@ from scipy.special import ndtr, ndtri
 from .vocabulary import StatisticsError
 
 SAFETY = 1e-12
+"""Slack, a thousand times the error of Phi, of its inverse and of the sums below."""
 
 
-def _finite_radius(radius: float) -> float | None:
-    """A certified radius is a positive finite number; anything else is an abstention."""
-    return radius * (1.0 - SAFETY) if math.isfinite(radius) and radius > 0.0 else None
+def _check_positive(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if not (value > 0.0 and math.isfinite(value)):
+            raise StatisticsError(f"{name} must be finite and > 0, not {value}")
+
+
+def _check_losses(**losses: float) -> None:
+    for name, value in losses.items():
+        if not 0.0 <= value <= 1.0:
+            raise StatisticsError(f"{name} must be in [0, 1], not {value}")
+
+
+def _quantile(probability: float) -> float:
+    """Phi^-1, rounded down; NaN where the probability is NaN or not above 0."""
+    if not 0.0 < probability <= 1.0:
+        return math.nan
+    return float(ndtri(min(probability, 1.0 - SAFETY) - SAFETY))
+
+
+def _certified(radius: float) -> float | None:
+    """A positive finite number, a little smaller; anything else, NaN included, certifies nothing."""
+    return radius * (1.0 - SAFETY) if 0.0 < radius < math.inf else None
 
 
 def inner_threshold(error_bound: float, sigma_delta: float) -> float:
@@ -27,7 +50,7 @@ def inner_threshold(error_bound: float, sigma_delta: float) -> float:
     Parameters
     ----------
     error_bound : float
-        E >= 0, l2 norm in intensity.
+        E in [0, inf], l2 norm in intensity.
     sigma_delta : float
         > 0, intensity.
 
@@ -35,9 +58,15 @@ def inner_threshold(error_bound: float, sigma_delta: float) -> float:
     -------
     float
         In (1/2, 1]; 1 means that no number of votes can pass.
+
+    Raises
+    ------
+    StatisticsError
+        If an argument is outside its range.
     """
-    if not (error_bound >= 0.0 and sigma_delta > 0.0):
-        raise StatisticsError(f"need an error bound >= 0 and sigma_delta > 0, not {error_bound}, {sigma_delta}")
+    _check_positive(sigma_delta=sigma_delta)
+    if not error_bound >= 0.0:
+        raise StatisticsError(f"error_bound must be >= 0, not {error_bound}")
     return min(float(ndtr(error_bound / sigma_delta * (1.0 + SAFETY))) * (1.0 + SAFETY), 1.0)
 
 
@@ -45,39 +74,86 @@ def radius_received(p_lower: float, alpha_delta: float, rho_E: float, sigma_gamm
     """``sigma_gamma Phi^-1(p_lower - alpha_delta - rho_E)``: the image in hand is the attacked one (B.1).
 
     The error event sits between the measured point and the shifted family, so rho_E belongs inside.
-    With ``alpha_delta = rho_E = 0`` this is BaseSPT's radius (Fischer et al. 2020, Theorem 3.2).
+
+    Parameters
+    ----------
+    p_lower : float
+        Lower bound on the probability that a draw passes; outside (0, 1] nothing is certified.
+    alpha_delta, rho_E : float
+        Level of the inner tests, and probability that the error exceeds E; in [0, 1].
+    sigma_gamma : float
+        > 0, degrees or pixels.
 
     Returns
     -------
     float or None
-        In the unit of ``sigma_gamma``; None where nothing is certified.
+        In the unit of ``sigma_gamma``.
+
+    Raises
+    ------
+    StatisticsError
+        If a loss or sigma_gamma is outside its range.
     """
-    return _finite_radius(sigma_gamma * float(ndtri(_clip(p_lower - alpha_delta - rho_E))))
+    _check_losses(alpha_delta=alpha_delta, rho_E=rho_E)
+    _check_positive(sigma_gamma=sigma_gamma)
+    return _certified(sigma_gamma * _quantile(p_lower - alpha_delta - rho_E))
 
 
 def radius_reference(p_lower: float, alpha_delta: float, rho_E: float, sigma_gamma: float) -> float | None:
-    """``sigma_gamma (Phi^-1(p_lower - alpha_delta) - Phi^-1(1/2 + rho_E))``: the image in hand is clean (B.1)."""
-    inside = float(ndtri(_clip(p_lower - alpha_delta)))
-    return _finite_radius(sigma_gamma * (inside - float(ndtri(min(0.5 + rho_E + SAFETY, 1.0 - SAFETY)))))
+    """``sigma_gamma (Phi^-1(p_lower - alpha_delta) - Phi^-1(1/2 + rho_E))``: the image in hand is clean (B.1).
+
+    Parameters, result and errors as for :func:`radius_received`.
+    """
+    _check_losses(alpha_delta=alpha_delta, rho_E=rho_E)
+    _check_positive(sigma_gamma=sigma_gamma)
+    # Phi^-1(1/2 + rho) rounded up is minus Phi^-1(1/2 - rho) rounded down
+    return _certified(sigma_gamma * (_quantile(p_lower - alpha_delta) + _quantile(0.5 - rho_E)))
+
+
+def radius_heuristic(p_lower: float, sigma_gamma: float) -> float | None:
+    """``sigma_gamma Phi^-1(p_lower)``: interpolation ignored (Fischer et al. 2020, Theorem 3.2, BaseSPT)."""
+    return radius_received(p_lower, 0.0, 0.0, sigma_gamma)
 
 
 def radius_l2(p_lower: float, sigma_delta: float, operator_norm: float) -> float | None:
     """``sigma_delta Phi^-1(p_lower) / |P|``: Cohen et al. 2019, Theorem 1, before the preprocessing P.
 
     A perturbation of l2 norm r in front of P is one of at most ``|P| r`` behind it, where the noise is.
+
+    Parameters
+    ----------
+    p_lower : float
+        Lower bound on the probability of the class; outside (0, 1] nothing is certified.
+    sigma_delta : float
+        > 0, intensity.
+    operator_norm : float
+        Upper bound of the spectral norm of P, > 0.
+
+    Returns
+    -------
+    float or None
+        In intensity.
+
+    Raises
+    ------
+    StatisticsError
+        If sigma_delta or operator_norm is outside its range.
     """
-    if not operator_norm > 0.0:
-        raise StatisticsError(f"operator_norm must be > 0, not {operator_norm}")
-    return _finite_radius(sigma_delta * float(ndtri(_clip(p_lower))) / operator_norm)
-
-
-def _clip(probability: float) -> float:
-    """Inside (0, 1), moved down by the rounding of the arithmetic; NaN becomes 0, which certifies nothing."""
-    return min(max(probability - SAFETY, 0.0), 1.0 - SAFETY) if probability == probability else 0.0
+    _check_positive(sigma_delta=sigma_delta, operator_norm=operator_norm)
+    return _certified(sigma_delta * _quantile(p_lower) / operator_norm)
 
 
 def required_p_lower(radius_of: Callable[[float], float | None], wanted: float) -> float | None:
-    """The least ``p_lower`` whose radius is at least ``wanted``, by bisection; None if even 1 is too small."""
+    """The least ``p_lower`` whose radius is at least ``wanted``, by bisection; None if even 1 is too small.
+
+    Parameters
+    ----------
+    radius_of : callable
+        Radius as a function of ``p_lower``, not decreasing.
+    wanted : float
+        > 0.
+    """
+    _check_positive(wanted=wanted)
     if (radius_of(1.0) or 0.0) < wanted:
         return None
     low, high = 0.0, 1.0
