@@ -1,0 +1,237 @@
+"""E, rho_E and q_E of a card on a data set: the distributional bound (Fischer et al. 2020, section 5.1).
+
+Pilot images choose E; *other* images are then tested one by one for ``P_beta(max_gamma eps <= E) >= 1 - rho_E``,
+and the count of those that pass gives q_E by Clopper-Pearson. Where one bound covers every parameter
+(``gpu.cover``: rotations; translations as far as nothing lost at the border is read back) its draws pass
+together; the others are bounded one by one. An image's test has a level that q_E is corrected for.
+The state is kept in a file beside the result, so that a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from certification import __version__
+from certification.calibration import Calibration, image_holds, q_lower
+from certification.vocabulary import Transformation
+from gpu.cover import largest_rotation_errors, largest_translation_errors, reads_lost_content, translation_draw_errors
+from gpu.preprocess import Operator
+from gpu.warp import round8, transform_image, warp_batch
+
+from .card import ModelCard, read_card
+from .data import load_mnist
+
+CHUNK = 8
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that decides a calibration's numbers; a stored state of another task is not reused."""
+
+    model: str
+    preprocessing_digest: str
+    transformation: str
+    attack_range: float
+    sigma_gamma: float
+    split: str
+    images: int
+    draws: int
+    pilot_images: int
+    pilot_draws: int
+    margin: float
+    rho_E: float
+    confidence: float
+    seed: int
+    version: str = __version__
+
+
+def pilot_errors(
+    images: NDArray[np.float32], task: Task, operator: Operator, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Largest sampled error of each pilot image [N]: random parameters of noise and of attack, no proof needed."""
+    out = np.zeros(len(images))
+    shape = (task.pilot_draws,) if task.transformation == "rotation" else (task.pilot_draws, 2)
+    for index, image in enumerate(tqdm(images, desc="pilot", mininterval=2.0)):
+        beta = generator.normal(0.0, task.sigma_gamma, shape)
+        gamma = generator.uniform(-task.attack_range, task.attack_range, shape)
+        attacked = np.stack([round8(transform_image(image, g, task.transformation)) for g in gamma])
+        twice = warp_batch(attacked, beta, task.transformation, operator)
+        once = warp_batch(image[None], beta + gamma, task.transformation, operator)
+        out[index] = np.linalg.norm((twice - once).reshape(len(beta), -1), axis=1).max()
+    return out
+
+
+def image_bounds(
+    images: NDArray[np.float32], numbers: NDArray[np.int64], error_bound: float, task: Task, operator: Operator
+) -> list[tuple[float, bool]]:
+    """For each image: the largest bound of its errors, and whether it holds the property (Eq. 6, inside)."""
+    if task.transformation == "rotation":
+        found = largest_rotation_errors(images, task.attack_range, operator, floor=error_bound)
+        return [(float(bound), bool(bound <= error_bound)) for bound in found]
+    results = []
+    covered = largest_translation_errors(images, operator)
+    for image, number, bound in zip(images, numbers, covered, strict=True):
+        draws = np.random.default_rng([task.seed, 2, int(number)]).normal(0.0, task.sigma_gamma, (task.draws, 2))
+        bounds = np.full(task.draws, bound)
+        open_draws = np.ones(task.draws, dtype=np.bool_)
+        if bound <= error_bound:
+            open_draws = reads_lost_content(image, draws, task.attack_range, operator)
+        if open_draws.any():
+            bounds[open_draws] = translation_draw_errors(image, draws[open_draws], task.attack_range, operator)
+        holds = image_holds(bounds, error_bound, task.rho_E, alpha_image(task))
+        results.append((float(bounds.max()), holds))
+    return results
+
+
+def alpha_image(task: Task) -> float:
+    """Level of an image's test on draws: what ``draws`` successes of ``draws`` can just show, or more."""
+    return min(max((1.0 - task.rho_E) ** task.draws * 1.01, 1e-4), 0.5)
+
+
+def calibrate(
+    card: ModelCard, task: Task, images: NDArray[np.float32], *, error_bound: float | None, state: Path, command: str
+) -> Calibration:
+    """Run a calibration to its end, or go on with a stopped one.
+
+    Parameters
+    ----------
+    card : ModelCard
+    task : Task
+    images : ndarray [M, H, W, C] float32
+        The data set; pilot and tested images are drawn from it without overlap.
+    error_bound : float or None
+        E to test; None: ``task.margin`` times the largest pilot error, plus what rounding can add.
+    state : Path
+        JSON lines: the task, then one line a tested image.
+    command : str
+        Recorded in the result.
+    """
+    operator = card.preprocessing.operator(card.input.height, card.input.width)
+    order = np.random.default_rng([task.seed, 0]).permutation(len(images))
+    if task.pilot_images + task.images > len(images):
+        raise ValueError(f"{task.pilot_images} + {task.images} images are more than the {len(images)} of the data set")
+    pilot, tested = order[: task.pilot_images], order[task.pilot_images : task.pilot_images + task.images]
+    done = _read_state(state, task, error_bound)
+    if done is None:
+        if error_bound is None:
+            sampled = pilot_errors(images[pilot], task, operator, np.random.default_rng([task.seed, 1]))
+            error_bound = round(task.margin * float(sampled.max()), 3)
+        state.parent.mkdir(parents=True, exist_ok=True)
+        state.write_text(json.dumps({**asdict(task), "error_bound": error_bound}) + "\n")
+        results: list[tuple[float, bool]] = []
+    else:
+        error_bound, results = done
+    with tqdm(total=len(tested), initial=len(results), desc=f"E = {error_bound}", mininterval=2.0) as progress:
+        while len(results) < len(tested):
+            part = tested[len(results) : len(results) + CHUNK]
+            new = image_bounds(images[part], part, error_bound, task, operator)
+            with state.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in new)
+            results += new
+            progress.update(len(new))
+    passed = sum(holds for _, holds in results)
+    drawn = task.transformation == "translation"
+    bounds = [bound for bound, _ in results if math.isfinite(bound)]
+    return Calibration(
+        model=card.id,
+        transformation=Transformation(task.transformation),
+        attack_range=task.attack_range,
+        error_bound=error_bound,
+        rho_E=task.rho_E if drawn else 0.0,
+        q_E=q_lower(passed, len(results), 1.0 - task.confidence, alpha_image(task) if drawn else 0.0),
+        confidence=task.confidence,
+        images=len(results),
+        images_passed=passed,
+        parameter_draws=task.draws,
+        pilot_images=task.pilot_images,
+        pilot_draws=task.pilot_draws,
+        dataset="MNIST",
+        split=task.split,
+        seed=task.seed,
+        sigma_gamma=task.sigma_gamma,
+        preprocessing_digest=task.preprocessing_digest,
+        method="drawn parameters, bounded together as far as nothing lost at the border is read back"
+        if drawn
+        else "every parameter at once",
+        largest_bound=max(bounds),
+        version=__version__,
+        created=datetime.now(UTC).date().isoformat(),
+        command=command,
+    )
+
+
+def _read_state(
+    state: Path, task: Task, error_bound: float | None
+) -> tuple[float, list[tuple[float, bool]]] | None:
+    """The stored E and results of this very task, or None; a half-written last line is dropped."""
+    if not state.is_file():
+        return None
+    lines = state.read_text().split("\n")[:-1]
+    head = json.loads(lines[0]) if lines else {}
+    stored = head.pop("error_bound", None)
+    if head != asdict(task) or (error_bound is not None and stored != error_bound):
+        return None
+    return float(stored), [(float(bound), bool(holds)) for bound, holds in map(json.loads, lines[1:])]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``surety calibrate``."""
+    parser.add_argument("card", type=Path, help="path of a card.toml")
+    parser.add_argument("--data", type=Path, required=True, help="root of the data set in torchvision's layout")
+    parser.add_argument("--attack-range", type=float, required=True, help="half-width, degrees or pixels")
+    parser.add_argument("--images", type=int, default=1000, help="images that q_E is tested on")
+    parser.add_argument("--draws", type=int, default=8000, help="parameters an image")
+    parser.add_argument("--pilot-images", type=int, default=1000)
+    parser.add_argument("--pilot-draws", type=int, default=100)
+    parser.add_argument("--margin", type=float, default=1.3, help="E as a multiple of the largest pilot error")
+    parser.add_argument("--error-bound", type=float, help="E to test, instead of one from the pilot")
+    parser.add_argument("--rho", type=float, default=1e-3)
+    parser.add_argument("--confidence", type=float, default=0.999)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="default: bounds/<transformation>-<range>.json beside the card")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``surety calibrate``: write the bound beside the card and print it."""
+    card = read_card(arguments.card)
+    if card.noise.transformation == "none" or not 0.0 < arguments.attack_range <= card.attack_range_limit:
+        print(f"{card.id}: no transformation, or attack range outside (0, {card.attack_range_limit}]", file=sys.stderr)
+        return 2
+    task = Task(
+        card.id, card.preprocessing.digest(), card.noise.transformation, arguments.attack_range,
+        card.noise.sigma_gamma, "train", arguments.images, arguments.draws, arguments.pilot_images,
+        arguments.pilot_draws, arguments.margin, arguments.rho, arguments.confidence, arguments.seed,
+    )  # fmt: skip
+    name = f"{task.transformation}-{task.attack_range:g}"
+    out = arguments.out or card.path.parent / "bounds" / f"{name}.json"
+    images, _ = load_mnist(arguments.data, train=True)
+    command = f"surety calibrate {card.id}/card.toml " + shlex.join(_relevant(arguments))
+    result = calibrate(
+        card, task, images, error_bound=arguments.error_bound, state=out.with_suffix(".state"), command=command
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+    out.with_suffix(".state").unlink()
+    print(f"{out}: E = {result.error_bound}, rho_E = {result.rho_E}, q_E = {result.q_E:.4f} at {result.confidence}")
+    return 0
+
+
+def _relevant(arguments: argparse.Namespace) -> list[str]:
+    named = {
+        "attack-range": arguments.attack_range, "images": arguments.images, "draws": arguments.draws,
+        "pilot-images": arguments.pilot_images, "pilot-draws": arguments.pilot_draws, "margin": arguments.margin,
+        "error-bound": arguments.error_bound, "rho": arguments.rho, "confidence": arguments.confidence,
+        "seed": arguments.seed,
+    }  # fmt: skip
+    return [text for key, value in named.items() if value is not None for text in (f"--{key}", str(value))]
