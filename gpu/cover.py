@@ -18,8 +18,7 @@ commutes with a symmetric P, so then beta in [-45, 45] degrees stands for all.
 
 Translation. For a fixed beta, F is bilinear in gamma between the points where gamma or beta + gamma is
 an integer on an axis, so its norm is largest at such points: ``translation_draw_errors`` is exact but for
-rounding. If the image has a zero margin of at least G, nothing is lost at the border and
-F is the convolution of x with ``(1 + m_y D_y)(1 + m_x D_x) - 1`` at an integer shift, ``D`` the second difference
+rounding. As long as nothing that is lost at the border is read back, F is the convolution of x with ``(1 + m_y D_y)(1 + m_x D_x) - 1`` at an integer shift, ``D`` the second difference
 [1, -2, 1] and ``m = a (1 - a)`` in [0, 1/4] (or one factor alone at a shift that is linear between integers).
 It is affine in each of m_y, m_x, so the largest norm over all beta and gamma is attained with
 ``m_y, m_x`` in {0, 1/4} at one of finitely many integer shifts.
@@ -41,6 +40,8 @@ from .kernels import cover as kernels
 from .preprocess import Operator
 from .warp import check_images
 
+COARSE = 0.8
+"""Sides of the first rectangles, degrees."""
 ARITHMETIC_SLACK = 1e-7
 """Relative and absolute; some 1e4 float64 operations on numbers below 1e3 lose less than 1e-9."""
 
@@ -109,33 +110,44 @@ def largest_rotation_errors(
     out = np.empty(len(exact))
     kernels.rotation_cpu(
         exact, *operands, 1 if _is_symmetric(operator) else 4, math.radians(half_width), tolerance,
-        operator.norm_bound * TOLERANCE * math.sqrt(operator.mask.sum() * exact.shape[3]), floor, math.radians(1.5), budget, out,
+        operator.norm_bound * TOLERANCE * math.sqrt(operator.mask.sum() * exact.shape[3]), floor, math.radians(COARSE), budget, out,
     )  # fmt: skip
     return _with_slack(out, operator, exact.shape[3])
 
 
-def largest_translation_errors(
-    images: NDArray[np.float32], half_width: float, operator: Operator
-) -> NDArray[np.float64]:
-    """The same over every b and ``g`` in ``[-G, G]^2`` pixels; infinite for images without a zero margin of G.
+def largest_translation_errors(images: NDArray[np.float32], operator: Operator) -> NDArray[np.float64]:
+    """The same over every b and g, for draws b at which nothing lost at the border is read back.
+
+    See :func:`reads_lost_content` for which draws those are.
 
     Returns
     -------
     ndarray [N] float64
     """
-    if not 0.0 < half_width:
-        raise GeometryError(f"half_width must be > 0 pixels, not {half_width}")
     exact, operands = _setup(images, operator)
-    margin = math.ceil(half_width)
-    inner = np.zeros(exact.shape[1:3], dtype=np.bool_)
-    inner[margin : exact.shape[1] - margin, margin : exact.shape[2] - margin] = True
-    contained = ~(exact[:, ~inner] > 0.0).any(axis=(1, 2))
-    out = np.full(len(exact), np.inf)
-    if contained.any():
-        found = np.empty(int(contained.sum()))
-        kernels.translation_cpu(np.ascontiguousarray(exact[contained]), *operands, found)
-        out[contained] = found + _rounding(exact[contained], operator)
-    return _with_slack(out, operator, exact.shape[3])
+    out = np.empty(len(exact))
+    kernels.translation_cpu(exact, *operands, out)
+    return _with_slack(out + _rounding(exact, operator), operator, exact.shape[3])
+
+
+def reads_lost_content(
+    image: NDArray[np.float32], parameters: object, half_width: float, operator: Operator
+) -> NDArray[np.bool_]:
+    """Draws b [N] at which ``P T_b`` can read content that ``T_g`` has moved out of the frame.
+
+    On each side: the image has content within G of that border, and b moves pixels from beyond the border
+    into the vignette. Elsewhere ``T_b T_g x`` is the same as without a border.
+    """
+    draws = as_parameters(parameters, "translation")
+    filled = np.asarray(image).max(axis=2) > 0.0
+    edge = math.ceil(half_width)
+    rows, columns = np.flatnonzero(operator.mask.any(axis=1)), np.flatnonzero(operator.mask.any(axis=0))
+    height, width = filled.shape
+    top = filled[:edge].any() & (draws[:, 1] > rows[0])
+    bottom = filled[height - edge :].any() & (-draws[:, 1] > height - 1 - rows[-1])
+    left = filled[:, :edge].any() & (draws[:, 0] > columns[0])
+    right = filled[:, width - edge :].any() & (-draws[:, 0] > width - 1 - columns[-1])
+    return np.asarray(top | bottom | left | right)
 
 
 def translation_draw_errors(

@@ -167,7 +167,7 @@ def largest_rotation_error(image, mask, operands, quarter_turns, half_width, tol
     error found, nor below ``floor``.
     """
     half_shape, out_shape = filtered_shapes(image, operands)
-    attacked, lower, upper = np.empty_like(image), np.empty_like(image), np.empty_like(image)
+    start, end, lower, upper = np.empty_like(image), np.empty_like(image), np.empty_like(image), np.empty_like(image)
     deviation = np.empty_like(image)
     values = np.empty((1, image.shape[3], image.shape[1], image.shape[2]))
     half, out = np.empty(half_shape), np.empty(out_shape)
@@ -176,24 +176,29 @@ def largest_rotation_error(image, mask, operands, quarter_turns, half_width, tol
     rows = int(math.ceil(span / coarse))
     stack = np.empty((rows * columns + 64, 4))
     size = 0
-    for m in range(rows):
-        for n in range(columns):
+    for n in range(columns):
+        for m in range(rows):
             stack[size, 0], stack[size, 1] = -0.5 * span + span * m / rows, -0.5 * span + span * (m + 1) / rows
             stack[size, 2] = -half_width + 2.0 * half_width * n / columns
             stack[size, 3] = -half_width + 2.0 * half_width * (n + 1) / columns
             size += 1
     best, result, evaluated = 0.0, 0.0, 0
+    known_g0, known_g1 = math.nan, math.nan
     while size > 0:
         size -= 1
         b0, b1, g0, g1 = stack[size, 0], stack[size, 1], stack[size, 2], stack[size, 3]
         evaluated += 1
+        if g0 != known_g0 or g1 != known_g1:
+            # Neighbours on the stack mostly share their gammas.
+            rotate_into(image, g0, start)
+            rotate_into(image, g1, end)
+            attacked_range(image, 0.5 * (g0 + g1), g1 - g0, lower, upper, deviation)
+            known_g0, known_g1 = g0, g1
         corner = 0.0
-        for gamma in (g0, g1):
-            rotate_into(image, gamma, attacked)
-            for beta in (b0, b1):
-                corner = max(corner, rotation_corner(mask, operands, image, attacked, beta, gamma, values, half, out))
+        for beta in (b0, b1):
+            corner = max(corner, rotation_corner(mask, operands, image, start, beta, g0, values, half, out))
+            corner = max(corner, rotation_corner(mask, operands, image, end, beta, g1, values, half, out))
         best = max(best, corner)
-        attacked_range(image, 0.5 * (g0 + g1), g1 - g0, lower, upper, deviation)
         bound = corner + rotation_deviation(
             mask, operands, image, lower, upper, deviation, 0.5 * (b0 + b1), b1 - b0, 0.5 * (g0 + g1), g1 - g0,
             values, half, out,
