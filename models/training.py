@@ -6,18 +6,29 @@ Fischer et al. 2020, section 7.2, beside the pixel noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from certification import __version__
 from gpu.preprocess import Operator
 from gpu.warp import warp_batch
+
+from .architectures import build
+from .card import file_digest, read_card
+from .data import load_mnist
 
 
 @dataclass(frozen=True)
@@ -145,3 +156,64 @@ def accuracy(
                 batch = noisy_batch(images[part], noise, operator, generator)
             right += int((network(batch).argmax(dim=1).numpy() == labels[part]).sum())
     return right / (draws * len(images))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``surety train``."""
+    parser.add_argument("card", type=Path, help="card.toml of the model: architecture, preprocessing and noise")
+    parser.add_argument("--data", type=Path, required=True, help="root of MNIST in torchvision's layout")
+    parser.add_argument("--epochs", type=int, default=Schedule.epochs)
+    parser.add_argument("--batch-size", type=int, default=Schedule.batch_size)
+    parser.add_argument("--learning-rate", type=float, default=Schedule.learning_rate)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--images", type=int, help="train on the first so many images only")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``surety train``: train, measure on the full test set, write the weights and the card's figures."""
+    card = read_card(arguments.card)
+    operator = card.preprocessing.operator(card.input.height, card.input.width)
+    noise = Noise(card.noise.transformation, card.noise.sigma_gamma, card.noise.sigma_delta)
+    if noise.transformation == "none":
+        print(f"{card.path}: noise.transformation: there is nothing to train for with none", file=sys.stderr)
+        return 2
+    images, labels = load_mnist(arguments.data, train=True)
+    images, labels = images[: arguments.images], labels[: arguments.images]
+    torch.manual_seed(arguments.seed)
+    network = build(
+        card.architecture.name, len(card.class_names), card.input.channels, operator.output_shape,
+        card.architecture.options,
+    )  # fmt: skip
+    schedule = Schedule(arguments.epochs, arguments.batch_size, arguments.learning_rate)
+    network = train_network(network, images, labels, noise, operator, schedule, seed=arguments.seed)
+    test_images, test_labels = load_mnist(arguments.data, train=False)
+    clean = accuracy(network, test_images, test_labels, operator, None)
+    noisy = accuracy(network, test_images, test_labels, operator, noise, draws=3)
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, card.weights_file)
+    figures = {
+        ("weights", "sha256"): json.dumps(file_digest(card.weights_file)),
+        ("accuracy", "clean"): f"{clean:.4f}",
+        ("accuracy", "noisy"): f"{noisy:.4f}",
+        ("training", "command"): json.dumps(
+            f"surety train {card.id}/card.toml --data DATA --epochs {arguments.epochs} --seed {arguments.seed}"
+        ),
+        ("training", "epochs"): str(arguments.epochs),
+        ("training", "images"): str(len(images)),
+        ("training", "seed"): str(arguments.seed),
+        ("training", "date"): json.dumps(datetime.now(UTC).date().isoformat()),
+        ("training", "version"): json.dumps(__version__),
+    }
+    card.path.write_text(updated_card(card.path.read_text(encoding="utf-8"), figures), encoding="utf-8")
+    print(f"{card.id}: clean {clean:.4f}, noisy {noisy:.4f} on {len(test_images)} test images")
+    return 0
+
+
+def updated_card(text: str, figures: Mapping[tuple[str, str], str]) -> str:
+    """A card's text with some fields replaced in place, so that comments and order stay."""
+    table, lines = "", []
+    for line in text.split("\n"):
+        if line.startswith("["):
+            table = line.strip("[] ")
+        key = line.split("=")[0].strip()
+        lines.append(f"{key} = {figures[table, key]}" if (table, key) in figures else line)
+    return "\n".join(lines)
