@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from numba import cuda
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
@@ -123,3 +124,26 @@ def select_device(name: str) -> str:
     if name == "cuda":
         raise DeviceError("device cuda was asked for, but no CUDA device is available")
     return "cpu"
+
+
+def warm_up(device: str) -> None:
+    """Compile every kernel that a request can reach, on tiny images; takes seconds once, then comes from the cache.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda"}
+    """
+    # The rooms above import this one.
+    from .error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
+    from .preprocess import Preprocessing
+    from .warp import transform_image, warp_batch
+
+    operator = Preprocessing(vignette="circle", blur_size=3).operator(6, 6)
+    image = np.full((6, 6, 1), 0.5, dtype=np.float32)
+    settings = BoundSettings(cell_width=0.5, refinements=1, cell_budget=8)
+    for transformation, parameters in (("rotation", np.zeros(2)), ("translation", np.zeros((2, 2)))):
+        transform_image(image, parameters[0], transformation)
+        out = cuda.device_array((2, 1, 6, 6), np.float32) if device == "cuda" else None
+        warp_batch(image[None], parameters, transformation, operator, device=device, out=out)
+        for bound in (individual_error_bounds, forward_error_bounds):
+            bound(image, parameters, transformation, 1.0, operator, settings, device=device)
