@@ -25,9 +25,13 @@ def _check_level(name: str, value: float) -> None:
         raise StatisticsError(f"{name} must be in (0, 1), not {value}")
 
 
+def is_whole(value: object) -> bool:
+    """Whether the value is an integer, of Python or numpy, and no boolean."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _check(successes: int, n: int, alpha: float) -> None:
-    whole = isinstance(n, Integral) and isinstance(successes, Integral)
-    if not (whole and n >= 1 and 0 <= successes <= n):
+    if not (is_whole(n) and is_whole(successes) and n >= 1 and 0 <= successes <= n):
         raise StatisticsError(f"need integers 0 <= successes <= n and n >= 1, not {successes} of {n}")
     _check_level("alpha", alpha)
 
@@ -114,11 +118,11 @@ def smallest_passing_count(n: int, p0: float, alpha: float) -> int | None:
     return passes
 
 
-def smallest_sample_size(p0: float, alpha: float, *, failures: int = 0) -> int | None:
-    """The least ``n`` for which ``n - failures`` successes of ``n`` reject ``p <= p0`` at level ``alpha``.
+def smallest_sample_size(p0: float, alpha: float) -> int | None:
+    """The least ``n`` for which ``n`` successes of ``n`` reject ``p <= p0`` at level ``alpha``.
 
-    Without failures ``ln(alpha) / ln(p0)`` rounded up, and the least ``n`` for which ``n`` of ``n`` have a
-    Clopper-Pearson lower bound of at least ``p0``.
+    ``ln(alpha) / ln(p0)`` rounded up; also the least ``n`` for which ``n`` of ``n`` have a Clopper-Pearson
+    lower bound of at least ``p0``.
 
     Parameters
     ----------
@@ -126,8 +130,6 @@ def smallest_sample_size(p0: float, alpha: float, *, failures: int = 0) -> int |
         Proportion in [0, 1].
     alpha : float
         Level in (0, 1).
-    failures : int
-        How many trials may fail, >= 0.
 
     Returns
     -------
@@ -140,18 +142,15 @@ def smallest_sample_size(p0: float, alpha: float, *, failures: int = 0) -> int |
         If an argument is outside its range.
     """
     _check_level("alpha", alpha)
-    if not (0.0 <= p0 <= 1.0 and isinstance(failures, Integral) and failures >= 0):
-        raise StatisticsError(f"need p0 in [0, 1] and failures >= 0, not {p0} and {failures}")
-    fails, passes = failures, failures + 1  # n = failures asks for no success at all, which shows nothing
-    while not _passes(passes - failures, passes, p0, alpha):
-        if passes > LARGEST_SAMPLE:
-            return None
-        fails, passes = passes, 2 * passes
+    if not 0.0 <= p0 <= 1.0:
+        raise StatisticsError(f"p0 must be in [0, 1], not {p0}")
+    if not _passes(LARGEST_SAMPLE, LARGEST_SAMPLE, p0, alpha):
+        return None
+    fails, passes = 0, LARGEST_SAMPLE
     while passes - fails > 1:
         middle = (fails + passes) // 2
-        good = _passes(middle - failures, middle, p0, alpha)
-        fails, passes = (fails, middle) if good else (middle, passes)
-    return passes if passes <= LARGEST_SAMPLE else None
+        fails, passes = (fails, middle) if _passes(middle, middle, p0, alpha) else (middle, passes)
+    return passes
 
 
 def predict_p_value(top: int, runner_up: int) -> float:

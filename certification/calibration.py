@@ -1,4 +1,7 @@
-"""From error bounds of draws to (E, rho_E, q_E) with their confidence."""
+"""From error bounds of draws to (E, rho_E, q_E) with their confidence, and how they are stored.
+
+Fischer et al. 2020, section 5.1 (Eq. 6 to 8) and 5.2 (Eq. 9); docs/guarantees.md A.1, A.2 and B.2.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from .binomial import binomial_lower_bound, binomial_upper_bound
+from .binomial import SLACK, binomial_lower_bound, binomial_upper_bound
 from .vocabulary import CalibrationError, StatisticsError, Transformation
 
 SCHEMA = 1
@@ -19,12 +22,39 @@ SCHEMA = 1
 class Calibration:
     """A distributional bound, as stored beside a model's card (Fischer et al. 2020, Eq. 6).
 
-    With the stated confidence, for a random image of the data set, with probability at least ``q_E``:
-    ``P_beta( max over the attack range of eps <= error_bound ) >= 1 - rho_E``.
+    With probability at least ``confidence`` over the calibration's own draws, a share of at least ``q_E``
+    of the images has ``P_beta( max over the attack range of eps <= error_bound ) >= 1 - rho_E``.
 
-    ``attack_range`` and ``sigma_gamma`` are in degrees or pixels, ``error_bound`` is an l2 norm in intensity.
-    ``parameter_draws`` counts the draws an image was tested with; where the method bounds the error over
-    every parameter, all of them pass or fail together and ``rho_E`` is 0.
+    Attributes
+    ----------
+    model : str
+        Id of the model whose preprocessing P was used.
+    transformation : Transformation
+        Rotation or translation.
+    attack_range, sigma_gamma : float
+        Half-width of Gamma and standard deviation of beta, > 0; degrees or pixels.
+    error_bound : float
+        E > 0, l2 norm in intensity behind P.
+    rho_E : float
+        In [0, 0.5).
+    q_E, confidence : float
+        In (0, 1] and (0, 1).
+    images, images_passed : int
+        Images tested, and those that were shown to have the property.
+    parameter_draws : int
+        Draws an image was tested with; where the method bounds the error over every parameter, all of them
+        pass or fail together and ``rho_E`` is 0.
+    pilot_images, pilot_draws : int
+        Images and draws that chose E, none of them among ``images``.
+    largest_bound : float
+        The largest error bound seen, >= 0.
+    dataset, split, seed, preprocessing_digest, method, version, created, command
+        Where the numbers come from. A bound is valid only behind the very same P.
+
+    Raises
+    ------
+    CalibrationError
+        If a field is out of range; the message names it.
     """
 
     model: str
@@ -51,14 +81,25 @@ class Calibration:
     command: str
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            self._require(field.name, not isinstance(value, float) or math.isfinite(value), "finite")
+            self._require(field.name, value != "", "not empty")
+        known = self.transformation is not Transformation.L2
+        self._require("transformation", known, "rotation or translation")
         for name in ("attack_range", "error_bound", "sigma_gamma"):
-            self._require(name, math.isfinite(getattr(self, name)) and getattr(self, name) > 0.0, "finite and > 0")
-        for name in ("q_E", "confidence"):
-            self._require(name, 0.0 < getattr(self, name) <= 1.0, "in (0, 1]")
+            self._require(name, getattr(self, name) > 0.0, "> 0")
+        for name in ("images", "parameter_draws"):
+            self._require(name, getattr(self, name) >= 1, ">= 1")
+        for name in ("pilot_images", "pilot_draws", "largest_bound"):
+            self._require(name, getattr(self, name) >= 0, ">= 0")
         self._require("rho_E", 0.0 <= self.rho_E < 0.5, "in [0, 0.5)")
-        self._require("images", self.images >= 1, ">= 1")
-        self._require("images_passed", 0 <= self.images_passed <= self.images, "at most images")
-        self._require("parameter_draws", self.parameter_draws >= 1, ">= 1")
+        self._require("confidence", 0.0 < self.confidence < 1.0, "in (0, 1)")
+        self._require("images_passed", 0 <= self.images_passed <= self.images, f"in [0, {self.images}]")
+        # the correction for wrong inner tests only lowers q_E: the plain bound is the most it can be
+        most = binomial_lower_bound(self.images_passed, self.images, 1.0 - self.confidence)
+        supported = 0.0 < self.q_E <= most * (1.0 + 2.0 * SLACK)
+        self._require("q_E", supported, f"in (0, {most:.6g}], which images_passed of images support")
 
     def _require(self, name: str, fine: bool, allowed: str) -> None:
         if not fine:
@@ -66,40 +107,70 @@ class Calibration:
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Calibration:
-        """Read a stored bound; raises :class:`CalibrationError` naming the field at fault."""
-        known = {field.name: str(field.type) for field in fields(cls)}
-        if data.get("schema") != SCHEMA:
+        """Read a parsed bounds file: exactly the fields above, and ``schema``.
+
+        Raises
+        ------
+        CalibrationError
+            If a field is unknown, missing, of the wrong type or out of range; the message names it.
+        """
+        if not isinstance(data, Mapping):
+            raise CalibrationError(f"a stored bound must be a JSON object, not {type(data).__name__}")
+        if type(data.get("schema")) is not int or data["schema"] != SCHEMA:
             raise CalibrationError(f"schema must be {SCHEMA}, not {data.get('schema')!r}")
-        if wrong := sorted(set(known) ^ (set(data) - {"schema"})):
+        kinds = {field.name: str(field.type) for field in fields(cls)}
+        if wrong := sorted(map(str, kinds.keys() ^ (data.keys() - {"schema"}))):
             raise CalibrationError(f"missing or unknown fields: {', '.join(wrong)}")
-        values: dict[str, object] = {}
-        for name, kind in known.items():
-            value = data[name]
-            if kind == "Transformation":
-                if value not in ("rotation", "translation"):
-                    raise CalibrationError(f"transformation must be rotation or translation, not {value!r}")
-                value = Transformation(str(value))
-            elif kind == "float":
-                if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise CalibrationError(f"{name} must be a number, not {value!r}")
-                value = float(value)
-            elif isinstance(value, bool) or not isinstance(value, int if kind == "int" else str):
-                raise CalibrationError(f"{name} must be of type {kind}, not {value!r}")
-            values[name] = value
-        return cls(**values)  # type: ignore[arg-type]
+        return cls(**{name: _typed(name, kind, data[name]) for name, kind in kinds.items()})  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, object]:
         """The mapping that :meth:`from_json` reads."""
         return {"schema": SCHEMA, **asdict(self), "transformation": str(self.transformation)}
 
 
+def _typed(name: str, kind: str, value: object) -> object:
+    """The value as ``kind``: booleans are no numbers, whole numbers are floats where a float is due."""
+    if kind == "Transformation" and value in ("rotation", "translation"):
+        return Transformation(str(value))
+    if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if (kind == "int" and type(value) is int) or (kind == "str" and type(value) is str):
+        return value
+    raise CalibrationError(f"{name} must be of type {kind}, not {value!r}")
+
+
+def checked_bounds(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Error bounds [n] with NaN as infinity: a draw without a bound.
+
+    Raises
+    ------
+    StatisticsError
+        If there is none, or one is negative.
+    """
+    values = np.asarray(bounds, dtype=np.float64)
+    if values.ndim != 1 or len(values) == 0 or bool((values < 0.0).any()):
+        raise StatisticsError("error bounds must be a one-dimensional, not empty array of numbers >= 0")
+    return np.where(np.isnan(values), np.inf, values)
+
+
+def _count_within(bounds: NDArray[np.float64], error_bound: float) -> tuple[int, int]:
+    """How many bounds are finite and at most E, of how many."""
+    values = checked_bounds(bounds)
+    return int(np.count_nonzero(np.isfinite(values) & (values <= error_bound))), len(values)
+
+
 def image_holds(bounds: NDArray[np.float64], error_bound: float, rho_E: float, alpha: float) -> bool:
     """Whether ``P_beta(eps <= error_bound) >= 1 - rho_E`` is shown for one image at level ``alpha``.
 
-    ``bounds`` [n] are upper bounds of the error at independently drawn parameters; NaN counts as a failure.
+    Parameters
+    ----------
+    bounds : ndarray [n]
+        Upper bounds of the error at independently drawn parameters; NaN and inf count as failures.
+    error_bound, rho_E, alpha : float
+        E, fixed before the draws; the share that may exceed it; the level.
     """
-    passed = int(np.count_nonzero(np.asarray(bounds) <= error_bound))
-    return binomial_lower_bound(passed, len(bounds), alpha) >= 1.0 - rho_E
+    within, draws = _count_within(bounds, error_bound)
+    return binomial_lower_bound(within, draws, alpha) >= 1.0 - rho_E
 
 
 def q_lower(images_passed: int, images: int, alpha: float, alpha_image: float) -> float:
@@ -107,22 +178,39 @@ def q_lower(images_passed: int, images: int, alpha: float, alpha_image: float) -
 
     An inner test passes wrongly with probability at most ``alpha_image``, so
     ``E[pass] <= q_E + alpha_image`` and that much is subtracted from the outer bound, as in B.2.
+
+    Parameters
+    ----------
+    images_passed, images : int
+    alpha : float
+        1 - confidence, in (0, 1).
+    alpha_image : float
+        In [0, 1); 0 where the images' tests cannot err.
     """
+    if not 0.0 <= alpha_image < 1.0:
+        raise StatisticsError(f"alpha_image must be in [0, 1), not {alpha_image}")
     return max(binomial_lower_bound(images_passed, images, alpha) - alpha_image, 0.0)
 
 
 def rho_upper(bounds: NDArray[np.float64], error_bound: float, alpha_E: float) -> float:
-    """Upper confidence bound of ``P_beta(eps > error_bound)`` from fresh draws (Eq. 9); NaN counts as above."""
-    values = np.asarray(bounds, dtype=np.float64)
-    above = len(values) - int(np.count_nonzero(values <= error_bound))
-    return binomial_upper_bound(above, len(values), alpha_E)
+    """Upper confidence bound of ``P_beta(eps > error_bound)`` from fresh draws (Eq. 9).
+
+    Parameters
+    ----------
+    bounds : ndarray [n]
+        Upper bounds of the error at drawn parameters that did not choose E; NaN and inf count as above E.
+    error_bound, alpha_E : float
+        E, and the probability with which the result may be too small.
+    """
+    within, draws = _count_within(bounds, error_bound)
+    return binomial_upper_bound(draws - within, draws, alpha_E)
 
 
 def choose_error_bound(pilot: NDArray[np.float64], n_error: int, alpha_E: float, rho_budget: float) -> float:
     """Choose E from pilot draws: the smallest one whose rho_E is expected to stay within the budget.
 
     The fresh draws are expected to exceed E as often as the pilot's did, and once more. A budget that
-    nothing meets gives the largest pilot value, which rho_E then judges. Any choice is valid, because
+    nothing meets gives the largest finite pilot value, which rho_E then judges. Any choice is valid, because
     rho_E is estimated on other draws.
 
     Parameters
@@ -139,14 +227,12 @@ def choose_error_bound(pilot: NDArray[np.float64], n_error: int, alpha_E: float,
     float
         Infinite if every pilot value is.
     """
-    values = np.sort(np.where(np.isnan(pilot), np.inf, pilot))
-    if not len(values):
-        raise StatisticsError("choosing E needs at least one pilot draw")
+    values = np.sort(checked_bounds(pilot))
     finite = values[np.isfinite(values)]
-    if not len(finite):
+    if len(finite) == 0:
         return math.inf
     for rank, value in enumerate(finite):
-        above = min(math.ceil((len(values) - rank - 1) / len(values) * n_error) + 1, n_error)
-        if binomial_upper_bound(above, n_error, alpha_E) <= rho_budget:
+        expected = math.ceil((len(values) - rank - 1) / len(values) * n_error) + 1
+        if binomial_upper_bound(min(expected, n_error), n_error, alpha_E) <= rho_budget:
             return float(value)
     return float(finite[-1])

@@ -1,19 +1,30 @@
-"""What comes out: a certificate or an abstention, each with the sentence that it guarantees."""
+"""What comes out: a certificate, an abstention or a prediction, with the numbers behind it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from .plan import CertificationPlan
-from .vocabulary import Guarantee, ImageIs, Transformation
+from .statement import certified_sentence
 
 
 @dataclass(frozen=True)
 class Counts:
     """Draws and votes of one run.
 
-    ``selection`` draws chose the class; ``n`` parameters were drawn to estimate, ``passed`` of them passed (for
-    guarantees without inner tests: voted for the class); ``n_delta`` votes each; ``votes`` in all.
+    Attributes
+    ----------
+    selection : int
+        Draws that chose the class.
+    n : int
+        Draws that estimated, none of them a selection draw.
+    passed : int
+        How many of the n passed their inner test; without inner tests, voted for the class.
+    n_delta : int
+        Votes at each of the n draws.
+    votes : int
+        Base-classifier evaluations in all.
     """
 
     selection: int
@@ -27,7 +38,16 @@ class Counts:
 class ErrorBoundSummary:
     """The error bound a run used: E, its rho_E, and where it comes from.
 
-    ``q_E`` and ``confidence`` belong to a calibration; ``draws`` and the spread to bounds computed for this image.
+    Attributes
+    ----------
+    error_bound, rho_E : float
+        E, l2 norm in intensity, and the probability over the parameter noise that the error exceeds it.
+    q_E, confidence : float or None
+        Of the calibration (distributional).
+    draws : int or None
+        Draws whose error was bounded for this image: those that chose E and those behind rho_E (individual).
+    smallest, median, largest : float or None
+        Of these draws' bounds; infinite where none was found.
     """
 
     error_bound: float
@@ -42,7 +62,11 @@ class ErrorBoundSummary:
 
 @dataclass(frozen=True)
 class Certified:
-    """The smoothed classifier answers ``label``, and keeps doing so within ``radius``."""
+    """The smoothed classifier answers ``label``, and keeps doing so within ``radius``.
+
+    ``radius`` is > 0, in degrees, pixels or intensity, and cut at the attack range's largest norm except
+    for l2; ``p_lower`` is the lower bound on the probability that a draw passes, before any loss.
+    """
 
     plan: CertificationPlan
     label: int
@@ -52,6 +76,11 @@ class Certified:
     error_bound: ErrorBoundSummary | None = None
 
     @property
+    def alpha_shares(self) -> dict[str, float]:
+        """The levels in use, by name."""
+        return self.plan.alpha_shares
+
+    @property
     def covers_attack_range(self) -> bool:
         """Whether every parameter of the attack range lies within the radius."""
         return self.radius >= self.plan.wanted_radius
@@ -59,18 +88,30 @@ class Certified:
     @property
     def statement(self) -> str:
         """The sentence this certificate means (docs/guarantees.md, C)."""
-        return _certified_sentence(self)
+        return certified_sentence(
+            self.plan, label=self.label, radius=self.radius, covers_attack_range=self.covers_attack_range
+        )
 
 
 @dataclass(frozen=True)
 class Abstained:
-    """No statement; ``reason`` says what was missing."""
+    """No statement; ``reason`` says what was missing, ``required`` the numbers that would have done."""
 
     plan: CertificationPlan
     reason: str
     counts: Counts
     p_lower: float | None = None
     error_bound: ErrorBoundSummary | None = None
+    required: Mapping[str, float | int] = field(default_factory=dict)
+
+    label = None
+    radius = None
+    covers_attack_range = False
+
+    @property
+    def alpha_shares(self) -> dict[str, float]:
+        """The levels in use, by name."""
+        return self.plan.alpha_shares
 
     @property
     def statement(self) -> str:
@@ -81,45 +122,10 @@ class Abstained:
 Outcome = Certified | Abstained
 
 
-def _number(value: float) -> str:
-    """At most four significant digits, rounded down, so that a sentence never promises more than the number."""
-    for digits in range(4, 18):
-        text = f"{value:.{digits}g}"
-        if float(text) <= value:
-            return text
-    return repr(value)
+@dataclass(frozen=True)
+class Prediction:
+    """The smoothed classifier's label, or None if it abstained; wrong with probability at most alpha."""
 
-
-def _certified_sentence(outcome: Certified) -> str:
-    plan = outcome.plan
-    confidence = f"With probability at least {1.0 - plan.alpha:.6g} over the noise drawn for it"
-    radius = f"{_number(outcome.radius)} {plan.transformation.unit}"
-    if plan.transformation is Transformation.L2:
-        return (
-            f"{confidence}, the smoothed classifier answers {outcome.label} for every image within l2 distance "
-            f"{_number(outcome.radius)} of this one. It does not say that the label is right."
-        )
-    named = f"a {plan.transformation} of at most {radius}"
-    if plan.guarantee is Guarantee.HEURISTIC:
-        return (
-            f"No proof: if {plan.transformation}s of pixel images composed exactly, the smoothed classifier would "
-            f"answer {outcome.label} under {named}; the interpolation error is ignored."
-        )
-    inside = f"inside the attack range of {_describe_range(plan)}"
-    if plan.image_is is ImageIs.RECEIVED:
-        holds = f"every image from which this image can have been made by {named} ({inside})"
-    else:
-        holds = f"every version of this image made by {named} ({inside})"
-    sentence = f"{confidence}, the smoothed classifier answers {outcome.label} for {holds}"
-    if plan.guarantee is Guarantee.DISTRIBUTIONAL and plan.calibration is not None:
-        c = plan.calibration
-        sentence += (
-            f", provided that the original is one of the at least {100 * c.q_E:.4g} % of images like those of "
-            f"{c.dataset} ({c.split}) whose interpolation error obeys the calibrated bound (confidence {c.confidence})"
-        )
-    return sentence + ". It does not say that the label is right."
-
-
-def _describe_range(plan: CertificationPlan) -> str:
-    per_axis = " on each axis" if plan.transformation is Transformation.TRANSLATION else ""
-    return f"+-{plan.attack_range.half_width:g} {plan.transformation.unit}{per_axis}"
+    label: int | None
+    counts: Counts
+    reason: str | None = None

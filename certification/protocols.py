@@ -10,14 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Stage = Callable[[str], AbstractContextManager[None]]
-"""``with stage(name)`` around a part of the work; names: select, inverse, bound, estimate."""
+"""``with stage(name)`` around a part of the work; names: select, bound, estimate, and inverse inside bound.
+
+Stages may be nested; the time of an inner one is not the outer one's.
+"""
 
 
 class VoteSource(Protocol):
     """Draws of the parameter and of pixel noise for one image, and the base classifier's votes on them.
 
     Every call draws afresh and independently of all earlier calls; so selection and estimation never share
-    a draw.
+    a draw. A vote that is no class (NaN logits) is dropped, so that it counts for nobody.
     """
 
     def class_counts(self, n: int, *, pixel_noise: bool) -> NDArray[np.int64]:
@@ -28,7 +31,7 @@ class VoteSource(Protocol):
         ...
 
     def draw_parameters(self, n: int) -> NDArray[np.float64]:
-        """``n`` parameters ``beta ~ N(0, sigma_gamma^2)``: [n] degrees, or [n, 2] pixels."""
+        """``n`` parameters ``beta ~ N(0, sigma_gamma^2)``: [n] degrees, or [n, 2] pixels (dx, dy)."""
         ...
 
     def votes_at(self, parameters: NDArray[np.float64], *, label: int, n_delta: int) -> NDArray[np.int64]:
@@ -36,9 +39,12 @@ class VoteSource(Protocol):
         ...
 
 
-
 class ErrorBoundSource(Protocol):
-    """Upper bounds of the interpolation error at drawn parameters, over the whole attack range."""
+    """Upper bounds of the interpolation and rounding error at drawn parameters, over the whole attack range.
+
+    For a received image the bound holds for every original that can have produced it, for a reference
+    image for every attacked version of it.
+    """
 
     def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bounds [n], l2 norm in intensity; infinite where none was found."""

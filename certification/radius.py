@@ -100,7 +100,7 @@ def radius_received(p_lower: float, alpha_delta: float, rho_E: float, sigma_gamm
 
 
 def radius_reference(p_lower: float, alpha_delta: float, rho_E: float, sigma_gamma: float) -> float | None:
-    """``sigma_gamma (Phi^-1(p_lower - alpha_delta) - Phi^-1(1/2 + rho_E))``: the image in hand is clean (B.1).
+    """``sigma_gamma (Phi^-1(p_lower - alpha_delta) - Phi^-1(1/2 + rho_E))``: the image is clean (B.1).
 
     Parameters, result and errors as for :func:`radius_received`.
     """
