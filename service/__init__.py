@@ -1,0 +1,1 @@
+"""The HTTP edge and the wiring: the only room that imports fastapi."""

@@ -1,0 +1,102 @@
+"""``create_app(settings)``: routes, middleware, exception handlers. No app at module level."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from certification import __version__
+from certification.vocabulary import CertificationError
+
+from .body import refusal
+from .engine import Engine
+from .errors import HTTP_KINDS, Kind, ProblemResponse, RequestError, problem_of
+from .images import forbid_pillow_warnings
+from .lifecycle import Lifecycle
+from .metrics import Metrics
+from .middleware import BodyLimit, RequestContext
+from .openapi import DESCRIPTION, document
+from .routes import certify, health, models, predict
+from .services import Services
+from .settings import Settings
+
+
+def create_app(settings: Settings | None = None, *, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
+    """Make a service.
+
+    Parameters
+    ----------
+    settings : Settings, optional
+        From the environment by default.
+    on_failure : callable
+        Called on another thread when models could not be loaded; ``services.lifecycle.failure`` says why.
+
+    Returns
+    -------
+    FastAPI
+        Loads its models in the background once its lifespan begins.
+    """
+    settings = settings or Settings()
+    engine = Engine(settings.max_running, settings.max_waiting)
+    metrics = Metrics(engine)
+    services = Services(settings, metrics, engine, Lifecycle(settings, metrics, on_failure))
+    forbid_pillow_warnings()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        services.lifecycle.start()
+        yield
+        engine.abort()
+        engine.close()
+
+    app = FastAPI(
+        title="Surety",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    app.openapi = document(app)  # type: ignore[method-assign]
+    for module in (predict, certify, models, health):
+        app.include_router(module.router)
+    app.add_exception_handler(RequestError, _answer)
+    app.add_exception_handler(CertificationError, _answer)
+    app.add_exception_handler(MemoryError, _answer)
+    app.add_exception_handler(RequestValidationError, _answer_validation)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(RequestContext, metrics=metrics)
+    return app
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    return problem_of(error, request.scope["path"])
+
+
+async def _answer_validation(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    listed = [{**one, "loc": one["loc"][1:] or one["loc"]} for one in error.errors()]
+    return problem_of(refusal(listed), request.scope["path"])
+
+
+async def _answer_http(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: unknown paths and methods, and OPTIONS, which is answered."""
+    if not isinstance(error, HTTPException):
+        raise error
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        allowed = {method.strip() for method in headers.get("Allow", "").split(",")} | {"OPTIONS"}
+        headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": headers["Allow"]})
+    kind = HTTP_KINDS.get(error.status_code) or Kind(error.status_code, "http", str(error.detail))
+    return ProblemResponse(kind, str(error.detail), instance=request.scope["path"], headers=headers)

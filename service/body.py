@@ -1,0 +1,181 @@
+"""Multipart or JSON -> checked fields and the image's bytes; both encodings refuse the same things."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+from .errors import ClientGoneError, ContentTypeError, FieldError, MalformedBodyError, RequestError, quote
+from .schemas import INTEGERS, NUMBERS, Fields
+
+MULTIPART, JSON = "multipart/form-data", "application/json"
+MAX_FORM_FIELDS = 32
+MAX_JSON_ELEMENTS = 1000
+"""A request has a dozen fields; parsing millions would block the event loop."""
+MAX_NUMBER_LENGTH = 60
+INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+
+F = TypeVar("F", bound=Fields)
+
+
+async def read_submission(request: Request, kind: type[F]) -> tuple[F, bytes]:
+    """Read a POST body.
+
+    Parameters
+    ----------
+    request : Request
+    kind : type
+        The fields beside ``image``.
+
+    Returns
+    -------
+    fields, image
+        The validated fields, and the bytes of the upload (not decoded, perhaps not an image).
+
+    Raises
+    ------
+    ContentTypeError, MalformedBodyError, FieldError
+        Each with a message for the client.
+    """
+    if request.query_params:
+        name = next(iter(request.query_params))
+        raise FieldError(
+            f"{quote(name)} belongs into the body: this request takes no query parameters", field=name[:60]
+        )
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ContentTypeError("encoded (compressed) bodies are not supported", supported=["identity"])
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if content_type == MULTIPART:
+        values, image = await _multipart(request)
+    elif content_type == JSON:
+        values, image = _json(await request.body())
+    else:
+        raise ContentTypeError(
+            f"content type {quote(content_type)} is not supported: send {MULTIPART} or {JSON}",
+            supported=[MULTIPART, JSON],
+        )
+    return validate(values, kind), image
+
+
+def validate(values: dict[str, Any], kind: type[F]) -> F:
+    """Check values against a schema; the first wrong field makes the message, all are listed."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise refusal(error.errors(include_url=False, include_context=False)) from None
+
+
+def refusal(errors: Any) -> FieldError:
+    """A :class:`FieldError` from pydantic's list of errors."""
+    listed = [
+        {"field": ".".join(str(part) for part in one["loc"])[:60], "message": _message(one)}
+        for one in list(errors)[:10]
+    ]
+    return FieldError(
+        f"{listed[0]['field']}: {listed[0]['message']}", field=listed[0]["field"], errors=listed
+    )
+
+
+def _message(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown field"
+    return f"{error['msg']}, not {quote(error['input'])}"
+
+
+def _required_image() -> NoReturn:
+    raise FieldError("image: the field is required", field="image")
+
+
+async def _multipart(request: Request) -> tuple[dict[str, Any], bytes]:
+    try:
+        form = await request.form(max_files=4, max_fields=MAX_FORM_FIELDS)
+    except RequestError:
+        raise
+    except ClientDisconnect as error:
+        raise ClientGoneError("the client left while sending") from error
+    except HTTPException as error:
+        raise MalformedBodyError(f"the multipart body cannot be parsed: {error.detail}") from error
+    except (ValueError, LookupError) as error:
+        raise MalformedBodyError("the multipart body cannot be parsed") from error
+    values: dict[str, Any] = {}
+    image: bytes | None = None
+    try:
+        for name, value in form.multi_items():
+            if name in values or (name == "image" and image is not None):
+                raise FieldError(f"{quote(name)} is given more than once", field=name[:60])
+            if name == "image":
+                if not isinstance(value, UploadFile):
+                    raise FieldError("image: must be a file part (with a filename)", field="image")
+                image = await value.read()
+            elif isinstance(value, UploadFile):
+                raise FieldError(f"{quote(name)} must be text, not a file", field=name[:60])
+            else:
+                values[name] = _from_text(name, value)
+    finally:
+        await form.close()
+    if image is None:
+        _required_image()
+    return values, image
+
+
+def _from_text(name: str, text: str) -> Any:
+    """A form's text as the number it stands for; what is no number stays text, for validation to refuse."""
+    if name in INTEGERS and INTEGER.fullmatch(text):
+        return int(text)
+    if name in NUMBERS and len(text) <= MAX_NUMBER_LENGTH and NUMBER.fullmatch(text):
+        return float(text)
+    return text
+
+
+def _json(body: bytes) -> tuple[dict[str, Any], bytes]:
+    if sum(body.count(mark) for mark in (b"{", b"[", b",")) > MAX_JSON_ELEMENTS:
+        raise MalformedBodyError("the JSON body has far too many elements")
+    try:
+        values = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise MalformedBodyError("the JSON body is not UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, json.JSONDecodeError) else "a number is too long"
+        raise MalformedBodyError(f"the body is not JSON: {reason}") from error
+    if not isinstance(values, dict):
+        raise MalformedBodyError("the JSON body must be an object")
+    if "image" not in values:
+        _required_image()
+    return values, _from_base64(values.pop("image"))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise FieldError(f"{quote(name)} is given more than once", field=name[:60])
+        values[name] = value
+    return values
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise FieldError(f"{name} is not a number", field="body")
+
+
+def _from_base64(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise FieldError("image: must be base64 text", field="image")
+    prefix = DATA_URL.match(value)
+    if value[:5].lower() == "data:" and not prefix:
+        raise FieldError("image: a data URL must be base64 (data:image/png;base64,...)", field="image")
+    text = value[prefix.end() :] if prefix else value
+    try:
+        # Line breaks are dropped: the base64 command wraps its lines.
+        return base64.b64decode(re.sub(r"[ \t\r\n]", "", text), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise FieldError("image: is not valid base64", field="image") from error

@@ -1,0 +1,48 @@
+"""Seconds by stage: while a stage runs inside another one, the outer one's clock stands still."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+STAGES = ("decode", "inverse", "bound", "select", "estimate")
+
+
+class StageClock:
+    """Measures one request; used by one thread at a time.
+
+    Parameters
+    ----------
+    check : callable
+        Called whenever a stage begins; may raise to stop the work there.
+    """
+
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.check = check
+        self._open: list[str] = []
+        self._since = self._begun = time.monotonic()
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.monotonic() - self._begun
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure what happens inside as ``name``."""
+        self.check()
+        self._switch()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._switch()
+            self._open.pop()
+
+    def _switch(self) -> None:
+        now = time.monotonic()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now

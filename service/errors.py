@@ -1,0 +1,221 @@
+"""Exception class -> status, label, title; the label is the problem's ``type`` and its label in the metrics.
+
+Every refusal leaves the server as ``application/problem+json`` (RFC 9457) with the members ``type``,
+``title``, ``status``, ``detail``, ``instance`` and what the exception adds (``field``, ``required``, ...).
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from certification.vocabulary import CalibrationError, PlanError
+
+TYPE_PREFIX = "urn:surety:problem:"
+QUOTED_CHARACTERS = 60
+
+
+class RequestError(Exception):
+    """A request that is answered with a problem; ``members`` are added to its body."""
+
+    def __init__(self, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.members = members
+
+
+class BodyTooLargeError(RequestError):
+    """More bytes than the server takes."""
+
+
+class BodyTimeoutError(RequestError):
+    """The body did not arrive in time."""
+
+
+class MalformedBodyError(RequestError):
+    """The body is not what its content type says."""
+
+
+class ContentTypeError(RequestError):
+    """A content type or content encoding that is not supported."""
+
+
+class FieldError(RequestError):
+    """A field is unknown, missing, given twice, of the wrong type or out of range."""
+
+
+class ImageEmptyError(RequestError):
+    """The image has no bytes."""
+
+
+class ImageFormatError(RequestError):
+    """Not an image in a supported format."""
+
+
+class ImageUnreadableError(RequestError):
+    """An image that is truncated or damaged."""
+
+
+class ImagePixelsError(RequestError):
+    """More pixels than the server decodes."""
+
+
+class ImageShapeError(RequestError):
+    """Height and width are not the model's."""
+
+
+class ImageChannelsError(RequestError):
+    """A colour image for a model of grey images."""
+
+
+class UnknownResourceError(RequestError):
+    """No model has this id."""
+
+
+class AttackRangeError(RequestError):
+    """The attack range is wider than the model or its calibration allows."""
+
+
+class ModelTransformationError(RequestError):
+    """The model was not trained for this transformation."""
+
+
+class CalibrationMissingError(RequestError):
+    """No distributional bound was calibrated for this model and transformation."""
+
+
+class OverloadedError(RequestError):
+    """All permits are taken."""
+
+
+class NotReadyError(RequestError):
+    """Models are being loaded, or loading failed."""
+
+
+class DrainingError(RequestError):
+    """The server is shutting down."""
+
+
+class ClientGoneError(RequestError):
+    """Nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a class of problems has in common."""
+
+    status: int
+    label: str
+    title: str
+
+
+ERROR_TABLE: Mapping[type[Exception], Kind] = {
+    BodyTooLargeError: Kind(413, "body_too_large", "The request body is too large"),
+    BodyTimeoutError: Kind(408, "body_timeout", "The request body took too long"),
+    MalformedBodyError: Kind(400, "malformed_body", "The request body cannot be parsed"),
+    ContentTypeError: Kind(415, "content_type", "Unsupported content type"),
+    FieldError: Kind(422, "invalid_field", "A field is invalid"),
+    ImageEmptyError: Kind(422, "image_empty", "The image is empty"),
+    ImageFormatError: Kind(415, "image_format", "Not a supported image"),
+    ImageUnreadableError: Kind(422, "image_unreadable", "The image is truncated or damaged"),
+    ImagePixelsError: Kind(413, "image_pixels", "The image has too many pixels"),
+    ImageShapeError: Kind(422, "image_shape", "The image has the wrong size for the model"),
+    ImageChannelsError: Kind(422, "image_channels", "The image has the wrong channels for the model"),
+    UnknownResourceError: Kind(404, "unknown_model", "No such model"),
+    AttackRangeError: Kind(422, "attack_range", "The attack range is too wide"),
+    ModelTransformationError: Kind(
+        422, "model_transformation", "The model does not serve this transformation"
+    ),
+    CalibrationMissingError: Kind(409, "calibration_missing", "There is no calibrated error bound"),
+    CalibrationError: Kind(422, "calibration", "The calibrated error bound does not cover this request"),
+    PlanError: Kind(422, "cannot_certify", "This request can never yield a certificate"),
+    OverloadedError: Kind(429, "overloaded", "The server is busy"),
+    NotReadyError: Kind(503, "not_ready", "The server is not ready"),
+    DrainingError: Kind(503, "draining", "The server is shutting down"),
+    ClientGoneError: Kind(499, "client_gone", "The client closed the connection"),
+    MemoryError: Kind(503, "out_of_memory", "The server is short of memory"),
+}
+HTTP_KINDS: Mapping[int, Kind] = {
+    404: Kind(404, "not_found", "Nothing is here"),
+    405: Kind(405, "method_not_allowed", "The method is not allowed here"),
+}
+INTERNAL = Kind(500, "internal", "The server failed")
+
+
+def kind_of(error: Exception) -> Kind:
+    """The entry of the nearest class in :data:`ERROR_TABLE`; anything else is the server's fault."""
+    for cls in type(error).__mro__:
+        if cls in ERROR_TABLE:
+            return ERROR_TABLE[cls]
+    return INTERNAL
+
+
+def members_of(error: Exception) -> dict[str, Any]:
+    """Extra members of the body that ``error`` carries."""
+    members = dict(error.members) if isinstance(error, RequestError) else {}
+    if isinstance(error, PlanError) and error.required:
+        members["required"] = dict(error.required)
+    return members
+
+
+def quote(value: object) -> str:
+    """A client's value for a message: one line of ASCII, never long."""
+    text = ascii(value)
+    return text if len(text) <= QUOTED_CHARACTERS else text[: QUOTED_CHARACTERS - 3] + "..."
+
+
+class ProblemResponse(Response):
+    """A problem as ``application/problem+json``; ASCII only, so that no client's text can break it."""
+
+    media_type = "application/problem+json"
+
+    def __init__(
+        self,
+        kind: Kind,
+        detail: str,
+        *,
+        instance: str,
+        members: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.kind = kind
+        body = {
+            **(members or {}),
+            "type": TYPE_PREFIX + kind.label,
+            "title": kind.title,
+            "status": kind.status,
+            "detail": detail,
+            "instance": urllib.parse.quote(instance),
+        }
+        super().__init__(json.dumps(body), status_code=kind.status, headers=dict(headers or {}))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, and leave the label for the request's metrics."""
+        if "surety" in scope:
+            scope["surety"].problem = self.kind.label
+        await super().__call__(scope, receive, send)
+
+
+def problem_of(error: Exception, instance: str) -> ProblemResponse:
+    """The answer to an exception; an unforeseen one says nothing about its cause."""
+    kind = kind_of(error)
+    members = members_of(error)
+    headers = {}
+    if kind is INTERNAL:
+        detail = "An unforeseen error was logged under this request's id."
+    elif isinstance(error, MemoryError):
+        detail = "The request needs more memory than is free now; try again later or ask for less."
+    else:
+        detail = str(error)
+    if kind.status in (429, 503):
+        headers["Retry-After"] = str(members.get("retry_after_seconds", 5))
+    if kind.status in (408, 413):
+        # The rest of the body may be unread: the connection cannot be used again.
+        headers["Connection"] = "close"
+    return ProblemResponse(kind, detail, instance=instance, members=members, headers=headers)

@@ -1,0 +1,124 @@
+"""All metrics, one registry an app; every name begins with ``surety_``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from resource import getpagesize
+
+import torch
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from certification import __version__
+from certification.outcome import Certified, Outcome
+from certification.procedures import Prediction
+from certification.vocabulary import Guarantee, Transformation
+from models.registry import LoadedModel
+
+from .engine import Engine
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+RADII = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 180.0)
+ERROR_BOUNDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+RESIDENT_PAGES = 1
+"""Field of /proc/self/statm."""
+
+
+class DeviceMemory(Collector):
+    """Bytes in use, read at each scrape: of the process (cpu), and of torch and the whole device (cuda)."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauge's samples now."""
+        family = GaugeMetricFamily("surety_device_memory_bytes", "Memory in use.", labels=["device", "kind"])
+        statm = Path("/proc/self/statm")
+        if statm.exists():
+            pages = int(statm.read_text().split()[RESIDENT_PAGES])
+            family.add_metric(["cpu", "resident"], pages * getpagesize())
+        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            free, total = torch.cuda.mem_get_info()
+            family.add_metric(["cuda", "torch_allocated"], torch.cuda.memory_allocated())
+            family.add_metric(["cuda", "in_use"], total - free)
+            family.add_metric(["cuda", "total"], total)
+        yield family
+
+
+class Metrics:
+    """Everything that ``GET /metrics`` shows."""
+
+    def __init__(self, engine: Engine) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Answered requests.", "route", "method", "status")
+        self.problems = self._counter("problems", "Refused or failed requests by problem type.", "type")
+        self.request_seconds = self._histogram(
+            "request_seconds", "From the first byte to the last.", SECONDS, "route"
+        )
+        self.outcomes = self._counter(
+            "outcomes", "Answers by guarantee.", "request", "transformation", "guarantee", "outcome"
+        )
+        self.stage_seconds = self._histogram(
+            "stage_seconds", "Time in a stage of an answer.", SECONDS, "stage"
+        )
+        self.votes = self._counter("votes", "Base-classifier evaluations.", "model")
+        self.radius = self._histogram(
+            "radius", "Certified radii in the unit.", RADII, "transformation", "guarantee", "unit"
+        )
+        self.error_bound = self._histogram(
+            "error_bound", "Error bounds E used (l2, intensity).", ERROR_BOUNDS, "transformation", "guarantee"
+        )
+        self.in_flight = self._gauge("requests_in_flight", "Requests that are not answered yet.")
+        self._gauge("queue_depth", "Admitted requests that wait for a thread.").set_function(
+            lambda: engine.waiting
+        )
+        self._gauge("running", "Requests that are computed.").set_function(lambda: engine.running)
+        self.ready = self._gauge("ready", "1 once models are loaded and kernels compiled.")
+        self.models = self._gauge(
+            "model_info", "1 for each loaded model.", "model", "digest", "transformation"
+        )
+        self._gauge("build_info", "1, with the version.", "version").labels(__version__).set(1)
+        self.registry.register(DeviceMemory())
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"surety_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"surety_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"surety_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+    def observe_model(self, model: LoadedModel) -> None:
+        """Name a model that is served."""
+        self.models.labels(model.card.id, model.digest, model.card.noise.transformation).set(1)
+
+    def observe_certificate(self, outcome: Outcome) -> None:
+        """Count a certificate or an abstention."""
+        plan = outcome.plan
+        kind = (str(plan.transformation), str(plan.guarantee))
+        certified = isinstance(outcome, Certified)
+        self.outcomes.labels("certify", *kind, "certified" if certified else "abstained").inc()
+        if isinstance(outcome, Certified):
+            self.radius.labels(*kind, plan.transformation.unit).observe(outcome.radius)
+        if outcome.error_bound is not None:
+            self.error_bound.labels(*kind).observe(outcome.error_bound.error_bound)
+
+    def observe_prediction(
+        self, transformation: Transformation, guarantee: Guarantee, prediction: Prediction
+    ) -> None:
+        """Count a label or an abstention."""
+        outcome = "abstained" if prediction.label is None else "predicted"
+        self.outcomes.labels("predict", str(transformation), str(guarantee), outcome).inc()
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The text that Prometheus scrapes, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST

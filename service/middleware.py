@@ -1,0 +1,170 @@
+"""Pure ASGI middleware: a request's id and metrics, the last line against exceptions, the body's limits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import (
+    INTERNAL,
+    BodyTimeoutError,
+    BodyTooLargeError,
+    MalformedBodyError,
+    OverloadedError,
+    ProblemResponse,
+    RequestError,
+    problem_of,
+)
+from .metrics import Metrics
+from .settings import Settings
+
+logger = logging.getLogger("surety")
+
+SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+DISCARDED_BYTES = 64 * 2**20
+"""So much of a body that is too large is read and dropped, so that its sender gets to read the answer."""
+DISCARD_SECONDS = 5.0
+
+
+@dataclass
+class RequestState:
+    """What the outermost middleware knows of a request; ``problem`` is its label, if it was refused."""
+
+    request_id: str
+    status: int = 0
+    problem: str | None = None
+
+
+class RequestContext:
+    """Gives every answer an X-Request-ID and counts it; answers HEAD; makes unforeseen errors a bare 500."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        state = RequestState(given if SAFE_ID.fullmatch(given) else uuid.uuid4().hex)
+        method, started = scope["method"], time.monotonic()
+        scope["surety"] = state
+        if method == "HEAD":
+            scope["method"] = "GET"
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                state.status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = state.request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+            elif method == "HEAD":
+                message = {**message, "body": b""}
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            logger.exception("request %s failed", state.request_id)
+            if not state.status:
+                detail = "An unforeseen error was logged under this request's id."
+                response = ProblemResponse(INTERNAL, detail, instance=scope["path"])
+                await response(scope, receive, send_with_id)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            known = method if method in METHODS else "other"
+            self._metrics.in_flight.dec()
+            self._metrics.requests.labels(route, known, str(state.status)).inc()
+            self._metrics.request_seconds.labels(route).observe(time.monotonic() - started)
+            if state.problem is not None:
+                self._metrics.problems.labels(state.problem).inc()
+
+
+class BodyLimit:
+    """Refuses bodies by their announced length before reading, and by real length and time while reading."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._settings = app, settings
+        self._uploads = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(receive, self._settings.max_body_bytes, self._settings.body_seconds)
+        try:
+            if self._uploads >= self._settings.max_uploads and scope["method"] == "POST":
+                raise OverloadedError("too many uploads at once", retry_after_seconds=1)
+            await body.check_announced(Headers(scope=scope))
+        except RequestError as error:
+            await problem_of(error, scope["path"])(scope, receive, send)
+            return
+        self._uploads += 1
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            self._uploads -= 1
+
+
+class _Body:
+    """Counts the bytes of one request body."""
+
+    def __init__(self, receive: Receive, maximum: int, seconds: float) -> None:
+        self._receive, self._maximum = receive, maximum
+        self._deadline = asyncio.get_running_loop().time() + seconds
+        self._size, self._complete = 0, False
+
+    async def check_announced(self, headers: Headers) -> None:
+        """Refuse a Content-Length that is too large."""
+        announced = headers.get("content-length")
+        if announced is None:
+            return
+        if not (announced.isascii() and announced.isdigit()):
+            raise MalformedBodyError("Content-Length must be a number of bytes")
+        if int(announced[:20]) > self._maximum:
+            if int(announced[:20]) <= DISCARDED_BYTES and headers.get("expect", "").lower() != "100-continue":
+                await self._discard()
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        """The next message, within the limits."""
+        if self._complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise BodyTimeoutError("the request body did not arrive in time") from error
+        self._complete = message["type"] != "http.request" or not message.get("more_body", False)
+        self._size += len(message.get("body", b""))
+        if self._size > self._maximum:
+            if not self._complete:
+                await self._discard()
+            raise self._too_large()
+        return message
+
+    async def _discard(self) -> None:
+        try:
+            async with asyncio.timeout(DISCARD_SECONDS):
+                size = self._size
+                while size <= DISCARDED_BYTES:
+                    message = await self._receive()
+                    size += len(message.get("body", b""))
+                    if message["type"] != "http.request" or not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            return
+
+    def _too_large(self) -> BodyTooLargeError:
+        return BodyTooLargeError(f"the body may have at most {self._maximum} bytes", maximum=self._maximum)

@@ -1,0 +1,135 @@
+"""What the API's documentation says beyond the types: both encodings of a body, examples, problems."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from .body import JSON, MULTIPART
+from .errors import ERROR_TABLE, HTTP_KINDS, INTERNAL, TYPE_PREFIX
+from .schemas import CertifyFields, Fields, Problem
+
+EXAMPLE_IMAGE = Path(__file__).parent / "samples" / "mnist-test-00000.png"
+PROBLEM_SCHEMA = {"$ref": "#/components/schemas/Problem"}
+DESCRIPTION = """
+Certified robustness of image classifiers to rotation and translation.
+
+Send an image, get the label of a smoothed classifier and the radius within which no rotation (degrees),
+translation (pixels) or l2 perturbation (intensity) changes it, with the guarantee that was asked for and the
+sentence that it means. A certificate never says that the label is right.
+
+Images are PNG, JPEG, WebP, BMP or the first frame of a GIF. Alpha is composited on black, the EXIF
+orientation is applied, 16 bits a channel are kept. Refusals are
+`application/problem+json` (RFC 9457) with a stable `type`.
+"""
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Documentation of the problems an operation can answer with."""
+    kinds = {*ERROR_TABLE.values(), *HTTP_KINDS.values(), INTERNAL}
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        labels = sorted(kind.label for kind in kinds if kind.status == status)
+        example = {
+            "type": TYPE_PREFIX + labels[0],
+            "title": next(kind.title for kind in kinds if kind.label == labels[0]),
+            "status": status,
+            "detail": "What is wrong, with the values that are allowed.",
+            "instance": "/v1/certify",
+        }
+        responses[status] = {
+            "description": "Problem: " + ", ".join(f"`{TYPE_PREFIX}{label}`" for label in labels),
+            "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA, "example": example}},
+        }
+    return responses
+
+
+def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """What ``/openapi.json`` answers: FastAPI's document and the problems' schema."""
+
+    @cache
+    def openapi() -> dict[str, Any]:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        return schema
+
+    return openapi
+
+
+def submission(kind: type[Fields]) -> dict[str, Any]:
+    """The request body of a POST, as multipart and as JSON, with examples that work when pasted."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                MULTIPART: {
+                    "schema": _schema(kind, {"type": "string", "format": "binary", "description": "A file."})
+                },
+                JSON: {
+                    "schema": _schema(
+                        kind,
+                        {
+                            "type": "string",
+                            "format": "byte",
+                            "description": "Base64 of a file, or a data: URL.",
+                        },
+                    ),
+                    "examples": _examples(kind),
+                },
+            },
+        }
+    }
+
+
+def _schema(kind: type[Fields], image: dict[str, str]) -> dict[str, Any]:
+    """The fields' JSON schema with the image in front; definitions are put in place."""
+    schema = kind.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return definitions[node["$ref"].rsplit("/", 1)[1]]
+            given = [one for one in node.get("anyOf", []) if one != {"type": "null"}]
+            if len(given) == 1:
+                # Null means the same as leaving the field out, which is what one should do.
+                node = {**resolve(given[0]), "description": node.get("description", "")}
+            return {name: resolve(value) for name, value in node.items()}
+        return [resolve(value) for value in node] if isinstance(node, list) else node
+
+    properties = {"image": image, **resolve(schema["properties"])}
+    return {**schema, "properties": properties, "required": ["image"]}
+
+
+@cache
+def _example_image() -> str:
+    return base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
+
+
+def _examples(kind: type[Fields]) -> dict[str, Any]:
+    image = _example_image()
+    if kind is not CertifyFields:
+        return {
+            "seven": {
+                "summary": "A handwritten seven",
+                "value": {"image": image, "transformation": "rotation"},
+            }
+        }
+    wanted = {
+        "distributional": {"transformation": "rotation", "guarantee": "distributional", "attack_range": 30},
+        "individual": {"transformation": "rotation", "guarantee": "individual", "attack_range": 10},
+        "heuristic": {"transformation": "translation", "guarantee": "heuristic", "attack_range": 1},
+        "l2": {"transformation": "l2", "attack_range": 0.1},
+    }
+    return {
+        name: {"summary": f"A handwritten seven: {name}", "value": {"image": image, **fields}}
+        for name, fields in wanted.items()
+    }

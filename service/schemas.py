@@ -1,0 +1,253 @@
+"""Wire types: every field with its unit and range. Requests refuse what they do not know."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from certification.plan import MAX_DRAWS
+from certification.vocabulary import Guarantee, ImageIs, Transformation
+
+Draws = Annotated[int, Field(ge=1, le=MAX_DRAWS)]
+ByName = Field(strict=False)
+INTEGERS, NUMBERS = frozenset({"n0", "n", "n_delta"}), frozenset({"alpha", "attack_range"})
+"""Fields that are numbers, for the encoding in which everything is text."""
+
+
+class Fields(BaseModel):
+    """What the two POST requests share, beside the image. Numbers are numbers: no text, no truth values."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    model: Annotated[str, Field(max_length=100)] | None = Field(
+        default=None, description="Id of a model; default: the first one for the transformation."
+    )
+    transformation: Annotated[Transformation, ByName] | None = Field(
+        default=None, description="Default: what the model was trained for, or rotation if no model is named."
+    )
+    guarantee: Annotated[Guarantee, ByName] | None = Field(
+        default=None,
+        description="Default: distributional for rotation and translation; l2 has individual only.",
+    )
+    alpha: float = Field(
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="Probability that the answer is wrong, over the noise drawn for it.",
+    )
+    n0: Draws = Field(default=100, description="Selection draws: they choose the class.")
+    n: Draws | None = Field(
+        default=None, description="Estimation draws; default 200, or 1000 where a draw costs one vote."
+    )
+    n_delta: Draws | None = Field(
+        default=None, description="Pixel-noise draws at each drawn parameter; default: chosen."
+    )
+
+
+class PredictFields(Fields):
+    """``POST /v1/predict`` without the image."""
+
+
+class CertifyFields(Fields):
+    """``POST /v1/certify`` without the image."""
+
+    attack_range: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Half-width of the attack range: degrees, pixels (on each axis) or l2 intensity; "
+        "default: the model's, for l2 half of sigma_delta.",
+    )
+    image_is: Annotated[ImageIs, ByName] = Field(
+        default=ImageIs.RECEIVED,
+        description="Whether the image may already be attacked (received), or is the clean one (reference).",
+    )
+
+
+class Reply(BaseModel):
+    """Base of all replies."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class CountsReply(Reply):
+    """Draws and votes of one run."""
+
+    selection: int = Field(description="Draws that chose the class.")
+    n: int = Field(description="Parameters drawn to estimate.")
+    passed: int = Field(
+        description="Of these, the draws that passed (without inner tests: voted for the class)."
+    )
+    n_delta: int = Field(description="Votes at each of these parameters.")
+    votes: int = Field(description="Base-classifier evaluations in all.")
+
+
+class SecondsReply(Reply):
+    """Seconds by stage; 0 where a stage did not happen. ``total`` includes waiting for a turn."""
+
+    decode: float
+    inverse: float
+    bound: float
+    select: float
+    estimate: float
+    total: float
+
+
+class AnswerReply(Reply):
+    """What the two answers share."""
+
+    label: int | None = Field(description="Index of the class; null when abstained.")
+    class_name: str | None = Field(description="Name of the class; null when abstained.")
+    abstained: bool
+    reason: str | None = Field(description="Why it abstained; null otherwise.")
+    transformation: Transformation
+    guarantee: Guarantee
+    alpha: float
+    counts: CountsReply
+    sigma_gamma: float = Field(
+        description="Standard deviation of the parameter noise, degrees or pixels; l2: 0."
+    )
+    sigma_delta: float = Field(
+        description="Standard deviation of the pixel noise, intensity in [0, 1]; 0 where none was added."
+    )
+    model: str
+    model_digest: str = Field(description="SHA-256 of the model's card and weights.")
+    version: str
+    seconds: SecondsReply
+
+
+class PredictReply(AnswerReply):
+    """The smoothed classifier's label, without a radius."""
+
+
+class ErrorBoundReply(Reply):
+    """The bound of the interpolation error that was used (l2 norm, intensity); null where none was found."""
+
+    error_bound: float | None = Field(description="E.")
+    rho_E: float = Field(description="Probability of a drawn parameter with an error above E, at most.")
+    q_E: float | None = Field(description="Distributional: share of images for which E holds, at least.")
+    confidence: float | None = Field(description="Distributional: confidence of q_E.")
+    draws: int | None = Field(description="Individual: parameters at which this image's error was bounded.")
+    smallest: float | None
+    median: float | None
+    largest: float | None
+
+
+class CertifyReply(AnswerReply):
+    """A certificate, or an abstention with the same fields."""
+
+    radius: float | None = Field(
+        description="Certified radius in radius_unit, at most the attack range; null when abstained."
+    )
+    radius_unit: str = Field(description="degrees, pixels or intensity.")
+    attack_range: float = Field(description="Half-width in radius_unit.")
+    covers_attack_range: bool = Field(
+        description="Whether every parameter of the attack range lies within the radius."
+    )
+    image_is: ImageIs
+    statement: str = Field(description="The sentence that this answer means.")
+    alpha_shares: dict[str, float] = Field(
+        description="alpha = alpha_gamma + alpha_E; alpha_delta is the inner level subtracted from p_lower."
+    )
+    p_lower: float | None = Field(description="Lower bound on the probability that a draw passes.")
+    error_bound: ErrorBoundReply | None
+
+
+class BoundReply(Reply):
+    """A stored distributional bound: with ``confidence``, it holds for a share ``q_E`` of images."""
+
+    model: str
+    transformation: Transformation
+    attack_range: float = Field(description="Half-width; degrees or pixels.")
+    unit: str
+    error_bound: float = Field(description="E: l2 norm, intensity.")
+    rho_E: float
+    q_E: float
+    confidence: float
+    dataset: str
+    split: str
+    images: int
+    images_passed: int
+    parameter_draws: int
+    sigma_gamma: float
+    method: str
+    seed: int
+    version: str
+    created: str
+
+
+class BoundsReply(Reply):
+    """Stored bounds, narrowest attack range first."""
+
+    bounds: list[BoundReply]
+
+
+class InputReply(Reply):
+    """Images a model takes."""
+
+    height: int
+    width: int
+    channels: int
+    resize_uploads: bool = Field(description="Whether other sizes are resized (which no certificate covers).")
+
+
+class ModelReply(Reply):
+    """A base classifier and its noise."""
+
+    id: str
+    description: str
+    digest: str
+    transformation: Transformation | None
+    unit: str | None
+    serves: list[str] = Field(description="Values of transformation that this model answers.")
+    input: InputReply
+    classes: list[str]
+    architecture: str
+    preprocessing: dict[str, Any]
+    sigma_gamma: float | None
+    sigma_delta: float | None
+    largest_attack_range: float | None = Field(description="Largest half-width accepted.")
+    default_attack_range: float | None
+    accuracy: dict[str, Any] | None = Field(description="Measured accuracies, if the card gives them.")
+    calibrated_attack_ranges: list[float] = Field(description="Half-widths with a distributional bound.")
+
+
+class ModelsReply(Reply):
+    """All models."""
+
+    models: list[ModelReply]
+
+
+class HealthReply(Reply):
+    """``live``, or ``ready`` with the models that are served."""
+
+    status: str
+    version: str
+    device: str | None = None
+    models: list[str] | None = None
+
+
+class BoundsQuery(BaseModel):
+    """``GET /v1/bounds``: which ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model: Annotated[str, Field(max_length=100)] | None = Field(
+        default=None, description="Only this model's."
+    )
+    transformation: Transformation | None = Field(default=None, description="Only this transformation's.")
+
+
+class Problem(Reply):
+    """RFC 9457; further members depend on the type (``field``, ``required``, ``expected``, ...)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(
+        description="urn:surety:problem: and a stable label.", examples=["urn:surety:problem:invalid_field"]
+    )
+    title: str
+    status: int
+    detail: str
+    instance: str

@@ -1,0 +1,87 @@
+"""Running the service: a server that drains on SIGTERM before it closes its sockets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+import uvicorn
+
+from .app import create_app
+from .services import Services
+from .settings import Settings
+
+logger = logging.getLogger("surety")
+CLOSING_SECONDS = 3
+"""For answers on their way, after the work has ended."""
+
+
+class DrainingServer(uvicorn.Server):
+    """After the first SIGTERM or SIGINT: no new work (503, not ready) until what runs is done or time is up.
+
+    Health and metrics answer meanwhile. A second signal stops at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+        super().__init__(config)
+        self._services = services
+        self._deadline: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._services.settings.drain_seconds
+            self._services.engine.drain()
+        else:
+            self.should_exit = True
+            self.force_exit = sig == signal.SIGINT
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called every tenth of a second."""
+        engine = self._services.engine
+        if self._deadline is not None and (engine.idle or time.monotonic() >= self._deadline):
+            if not engine.idle:
+                logger.warning("work was still running after drain_seconds and is given up")
+            engine.abort()
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal; returns the exit status: 0, or 1 if the models could not be loaded."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+
+    def stop() -> None:
+        server.should_exit = True
+
+    app = create_app(settings, on_failure=stop)
+    services: Services = app.state.services
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level=settings.log_level,
+        server_header=False,
+        timeout_graceful_shutdown=CLOSING_SECONDS,
+    )
+    server = DrainingServer(config, services)
+    server.run()
+    failure = services.lifecycle.failure
+    if failure is not None:
+        print(f"surety: {failure}", file=sys.stderr)
+    status = 0 if failure is None else 1
+    if not services.engine.idle:
+        # A thread that did not stop in time would keep the interpreter from ending.
+        sys.stderr.flush()
+        os._exit(status)
+    return status

@@ -1,0 +1,65 @@
+"""Everything the environment may change: one ``SURETY_...`` variable a field, read once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+SHIPPED_ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
+MIB = 2**20
+
+
+class Settings(BaseSettings):
+    """How one server runs; ``SURETY_MAX_RUNNING=4`` sets ``max_running``.
+
+    Fields
+    ------
+    host, port
+        Where to listen; port 0 lets the system choose.
+    zoo
+        Directory with one subdirectory a model (``card.toml``, weights, ``bounds/``).
+    device
+        ``auto`` takes CUDA where there is one.
+    max_body_bytes, body_seconds
+        Largest request body and the longest time its transfer may take.
+    max_uploads
+        Uploads that may be held at once, admitted or not.
+    max_image_pixels
+        Largest height * width of an uploaded image, before any resizing.
+    max_running, max_waiting
+        Requests computed at once, and admitted ones that wait for their turn; the next gets 429.
+    max_votes
+        Base-classifier evaluations one request may ask for.
+    batch_size
+        Images in one forward pass of a base classifier.
+    bound_seconds
+        After this time an individual bound is not refined further (it is valid all the same).
+    bound_chunk_bytes
+        Scratch memory of one kernel launch.
+    drain_seconds
+        How long running work may go on after SIGTERM.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SURETY_", extra="ignore", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    zoo: Annotated[Path, NoDecode] = SHIPPED_ZOO
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    max_body_bytes: int = Field(default=12 * MIB, ge=1024)
+    body_seconds: float = Field(default=30.0, gt=0, le=3600)
+    max_uploads: int = Field(default=64, ge=1)
+    max_image_pixels: int = Field(default=16 * MIB, ge=1)
+
+    max_running: int = Field(default=2, ge=1, le=256)
+    max_waiting: int = Field(default=4, ge=0, le=10_000)
+    max_votes: int = Field(default=20_000_000, ge=1)
+    batch_size: int = Field(default=512, ge=1, le=65536)
+    bound_seconds: float = Field(default=60.0, gt=0)
+    bound_chunk_bytes: int = Field(default=256 * MIB, ge=MIB)
+    drain_seconds: float = Field(default=30.0, ge=0)
