@@ -121,6 +121,11 @@ def _finish(squares: NDArray[np.float64], slack: float) -> NDArray[np.float64]:
     return np.where(np.isfinite(norms), norms, np.inf)
 
 
+def _check_half_width(half_width: float) -> None:
+    if not (math.isfinite(half_width) and half_width >= 0.0):
+        raise GeometryError(f"attack range must be finite and >= 0, not {half_width}")
+
+
 def _chunks(count: int, size: int) -> Iterator[slice]:
     for first in range(0, count, size):
         yield slice(first, min(first + size, count))
@@ -179,6 +184,7 @@ def individual_error_bounds(
     """
     image = check_images(np.asarray(received)[None])[0]
     draws = as_parameters(parameters, transformation)
+    _check_half_width(half_width)
     per_cell = 8 * (4 * image.size + 4 * image.shape[0] * image.shape[1])
     chunk = max(1, settings.chunk_bytes // per_cell)
     with stage("inverse"):
@@ -295,6 +301,7 @@ def forward_error_bounds(
     """
     image = check_images(np.asarray(reference)[None])[0]
     draws = as_parameters(parameters, transformation)
+    _check_half_width(half_width)
     width, dimensions = settings.width(transformation), DIMENSIONS[transformation]
     slack = _slack(operator, image.shape[2])
     goal = -math.inf if target is None else (max(target - slack, 0.0) * (1.0 - 2.0**-48)) ** 2
