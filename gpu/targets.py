@@ -23,7 +23,7 @@ import numpy as np
 from numba import cuda
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
-THREADS_PER_BLOCK = 128
+THREADS_PER_BLOCK = 8 if SIMULATED else 128
 LAUNCH_LOCK = threading.RLock()
 """Held during a CPU launch: numba's portable threading layer must not be entered by two threads."""
 

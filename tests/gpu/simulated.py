@@ -1,0 +1,53 @@
+"""Runs every CUDA path on small images and saves the results; a script, run under numba's CUDA simulator.
+
+Usage: ``NUMBA_ENABLE_CUDASIM=1 python -m tests.gpu.simulated OUT.npz`` (or with a real device, without it).
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from numba import cuda
+
+from gpu.error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
+from gpu.geometry import cell_frames
+from gpu.inverse import inverse_boxes
+from gpu.preprocess import Preprocessing
+from gpu.warp import round8, transform_image, warp_batch
+from tests.pictures import picture
+
+CASES = {
+    "rotation": (np.array([7.0, -95.0]), np.array([1.25]), 2.0),
+    "translation": (np.array([[0.3, -1.2], [1.0, 2.0]]), np.array([0.2, -0.3]), 0.5),
+}
+SETTINGS = BoundSettings(cell_width=1.0, refinements=1, cell_budget=4)
+
+
+def results(device):
+    """All results by name, computed on a device."""
+    operator = Preprocessing("circle", 0.5, 3, 1.0).operator(5, 4)
+    out = {}
+    for transformation, (betas, gamma, half_width) in CASES.items():
+        image = picture("bits", (5, 4, 1), 4)
+        received = round8(transform_image(image, gamma, transformation))
+        shape = (2, 1, 5, 4)
+        buffer = cuda.device_array(shape, np.float32) if device == "cuda" else np.empty(shape, dtype=np.float32)
+        warp_batch(image[None], betas, transformation, operator, device=device, out=buffer)
+        out[f"{transformation}-warp"] = buffer.copy_to_host() if device == "cuda" else buffer
+        centres = np.stack([gamma, gamma + 2.0])
+        frames = cell_frames(centres - 0.1, centres + 0.1, transformation)
+        boxes = inverse_boxes(received, frames, transformation, refinements=1, device=device)
+        out[f"{transformation}-empty"] = boxes.empty
+        out[f"{transformation}-lower"] = boxes.lower[~boxes.empty]
+        out[f"{transformation}-upper"] = boxes.upper[~boxes.empty]
+        for bound in (individual_error_bounds, forward_error_bounds):
+            source = received if bound is individual_error_bounds else image
+            out[f"{transformation}-{bound.__name__}"] = bound(
+                source, betas, transformation, half_width, operator, SETTINGS, device=device
+            )
+    return out
+
+
+if __name__ == "__main__":
+    np.savez(sys.argv[1], **results("cuda"))
