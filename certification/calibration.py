@@ -231,8 +231,10 @@ def choose_error_bound(pilot: NDArray[np.float64], n_error: int, alpha_E: float,
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
         return math.inf
-    for rank, value in enumerate(finite):
-        expected = math.ceil((len(values) - rank - 1) / len(values) * n_error) + 1
-        if binomial_upper_bound(min(expected, n_error), n_error, alpha_E) <= rho_budget:
-            return float(value)
-    return float(finite[-1])
+    allowed = 0
+    while allowed < n_error and binomial_upper_bound(allowed + 1, n_error, alpha_E) <= rho_budget:
+        allowed += 1
+    above = len(values) - 1 - np.arange(len(finite))
+    expected = np.ceil(above / len(values) * n_error) + 1
+    fitting = finite[expected <= allowed]
+    return float(fitting[0] if len(fitting) else finite[-1])
