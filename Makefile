@@ -13,14 +13,13 @@ TORCH := torch==2.13.0
 # another index to look at for torch, such as the CPU-only wheels of pytorch.org (smaller download)
 TORCH_INDEX ?=
 DATA ?= data
-DEVICE ?= auto
 
 .PHONY: help install demo serve test lint pytest clean
-.PHONY: train-rotation train-translation calibrate-rotation calibrate-translation evaluate data
+.PHONY: train-rotation train-translation calibrate-rotation calibrate-translation evaluate
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
-	@echo 'also: install lint pytest data train-rotation train-translation calibrate-rotation'
+	@echo 'also: install lint pytest train-rotation train-translation calibrate-rotation'
 	@echo '      calibrate-translation evaluate clean      (DATA=$(DATA): root with MNIST/raw)'
 
 install: $(STAMP)
@@ -47,18 +46,18 @@ pytest: install
 
 test: lint pytest
 
-data: install
-	$(PY) -m models.data --root $(DATA)
-
 train-rotation train-translation: train-%: install
-	$(PY) -m service.cli train mnist-$* --data $(DATA) --device $(DEVICE)
+	$(PY) -m service.cli train models/zoo/mnist-$*/card.toml --data $(DATA) --epochs 26 --seed 1
 
-calibrate-rotation calibrate-translation: calibrate-%: install
-	$(PY) -m service.cli calibrate mnist-$* --data $(DATA) --device $(DEVICE)
+calibrate-rotation: install
+	$(PY) -m service.cli calibrate models/zoo/mnist-rotation/card.toml --data $(DATA) --attack-range 30 --error-bound 0.36
+
+calibrate-translation: install
+	$(PY) -m service.cli calibrate models/zoo/mnist-translation/card.toml --data $(DATA) --attack-range 2 \
+		--error-bound 0.58 --images 2000
 
 evaluate: install
-	$(PY) -m service.cli evaluate mnist-rotation --data $(DATA) --device $(DEVICE)
-	$(PY) -m service.cli evaluate mnist-translation --data $(DATA) --device $(DEVICE)
+	$(PY) -m benchmarks.paper_settings --data $(DATA)
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
