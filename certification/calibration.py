@@ -235,6 +235,6 @@ def choose_error_bound(pilot: NDArray[np.float64], n_error: int, alpha_E: float,
     while allowed < n_error and binomial_upper_bound(allowed + 1, n_error, alpha_E) <= rho_budget:
         allowed += 1
     above = len(values) - 1 - np.arange(len(finite))
-    expected = np.ceil(above / len(values) * n_error) + 1
+    expected = -(-above * n_error // len(values)) + 1
     fitting = finite[expected <= allowed]
     return float(fitting[0] if len(fitting) else finite[-1])

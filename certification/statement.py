@@ -11,8 +11,8 @@ NOT_SAID = "It does not say that the label is right."
 
 
 def rounded_down(value: float, digits: int = 4) -> str:
-    """``digits`` significant digits, never above the value."""
-    return f"{Context(prec=digits, rounding=ROUND_FLOOR).create_decimal_from_float(value):f}"
+    """``digits`` significant digits, never above the value as JSON shows it."""
+    return f"{Context(prec=digits, rounding=ROUND_FLOOR).create_decimal(repr(value)):f}"
 
 
 def _complement(alpha: float) -> str:

@@ -105,21 +105,30 @@ def rotation_plan(
 
 
 def translation_plan(half_width: float = 1.0, **more: object) -> CertificationPlan:
-    """The paper's MNIST translation, with sigma_gamma 1.5 pixels."""
+    """The paper's MNIST translation: sigma_gamma 1.5 pixels, sigma_delta .3."""
+    numbers: dict[str, object] = {
+        "guarantee": Guarantee.INDIVIDUAL,
+        "sigma_gamma": 1.5,
+        "sigma_delta": 0.3,
+        "attack_range": AttackRange(Transformation.TRANSLATION, half_width),
+    }
     return CertificationPlan(
         transformation=Transformation.TRANSLATION,
-        attack_range=AttackRange(Transformation.TRANSLATION, half_width),
-        **({"guarantee": Guarantee.INDIVIDUAL, "sigma_gamma": 1.5, "sigma_delta": 0.3} | more),  # type: ignore[arg-type]
+        **(numbers | more),  # type: ignore[arg-type]
     )
 
 
 def l2_plan(half_width: float = 0.1, **more: object) -> CertificationPlan:
     """Cohen et al.'s noise .25, no parameter noise."""
+    numbers: dict[str, object] = {
+        "sigma_gamma": 0.0,
+        "sigma_delta": 0.25,
+        "attack_range": AttackRange(Transformation.L2, half_width),
+    }
     return CertificationPlan(
         transformation=Transformation.L2,
         guarantee=Guarantee.INDIVIDUAL,
-        attack_range=AttackRange(Transformation.L2, half_width),
-        **({"sigma_gamma": 0.0, "sigma_delta": 0.25} | more),  # type: ignore[arg-type]
+        **(numbers | more),  # type: ignore[arg-type]
     )
 
 

@@ -40,7 +40,7 @@ def counts(draw: st.DrawFn, largest: int = 60) -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("successes", "n", "lower", "upper"),
     [
-        (682, 925, 0.7076683, 0.7654066),  # binom.test(682, 925): the example of R's help page (Mendel's peas)
+        (682, 925, 0.7076683, 0.7654066),  # binom.test(682, 925), the example of R's help page
         (5, 10, 0.1870860, 0.8129140),  # binom.test(5, 10)
         (0, 10, 0.0, 0.3084971),  # binom.test(0, 10)
         (10, 10, 0.6915029, 1.0),  # binom.test(10, 10)
@@ -87,7 +87,7 @@ def test_lower_bound_covers_every_proportion(n: int, alpha: float) -> None:
 
 
 def mpmath_tail(successes: int, n: int, p: mpmath.mpf) -> mpmath.mpf:
-    """P(Bin(n, p) >= successes) for p below successes / n: the terms fall, and are summed until they vanish."""
+    """P(Bin(n, p) >= successes) for p below successes / n, where the terms fall: summed until they vanish."""
     term = mpmath.binomial(n, successes) * p**successes * (1 - p) ** (n - successes)
     total = mpmath.mpf(0)
     for k in range(successes, n + 1):
@@ -130,7 +130,7 @@ def test_smallest_passing_count_is_the_least_that_keeps_the_level(
 
 @pytest.mark.parametrize(("ratio", "size"), [(1.0, 36), (1.83, 182), (2.4, 755), (3.08, 6002)])
 def test_smallest_sample_size_is_that_of_the_documents(ratio: float, size: int) -> None:
-    """Oracle: ln(alpha) / ln(Phi(E / sigma_delta)) with mpmath; the sizes are those of docs/guarantees.md B.5."""
+    """Oracle: ln(alpha) / ln(Phi(E / sigma_delta)) with mpmath; the sizes of docs/guarantees.md B.5."""
     with mpmath.workdps(40):
         p0 = mpmath.ncdf(mpmath.mpf(ratio))
         exact = mpmath.log(mpmath.mpf("0.002")) / mpmath.log(p0)

@@ -135,13 +135,14 @@ def test_wrong_losses_and_noises_are_errors(bad: float) -> None:
         for arguments in ((0.9, bad, 0.0, 1.0), (0.9, 0.0, bad, 1.0), (0.9, 0.0, 0.0, bad)):
             with pytest.raises(StatisticsError):
                 formula(*arguments)
-    for call in (
+    calls: list[Callable[[], float | None]] = [
         lambda: radius_l2(0.9, bad, 1.0),
         lambda: radius_l2(0.9, 1.0, bad),
         lambda: radius_heuristic(0.9, bad),
         lambda: inner_threshold(0.1, bad),
         lambda: required_p_lower(lambda p: p, bad),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(StatisticsError):
             call()
 
