@@ -18,7 +18,8 @@ commutes with a symmetric P, so then beta in [-45, 45] degrees stands for all.
 
 Translation. For a fixed beta, F is bilinear in gamma between the points where gamma or beta + gamma is
 an integer on an axis, so its norm is largest at such points: ``translation_draw_errors`` is exact but for
-rounding. As long as nothing that is lost at the border is read back, F is the convolution of x with ``(1 + m_y D_y)(1 + m_x D_x) - 1`` at an integer shift, ``D`` the second difference
+rounding. As long as nothing that is lost at the border is read back, F is the convolution of x with
+``(1 + m_y D_y)(1 + m_x D_x) - 1`` at an integer shift, ``D`` the second difference
 [1, -2, 1] and ``m = a (1 - a)`` in [0, 1/4] (or one factor alone at a shift that is linear between integers).
 It is affine in each of m_y, m_x, so the largest norm over all beta and gamma is attained with
 ``m_y, m_x`` in {0, 1/4} at one of finitely many integer shifts.
@@ -29,6 +30,7 @@ All this is computed in float64 without directed rounding; ``ARITHMETIC_SLACK`` 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,12 +48,14 @@ ARITHMETIC_SLACK = 1e-7
 """Relative and absolute; some 1e4 float64 operations on numbers below 1e3 lose less than 1e-9."""
 
 
-def _setup(images: NDArray[np.float32], operator: Operator) -> tuple[NDArray[np.float64], tuple[NDArray[np.generic], ...]]:
+def _setup(
+    images: NDArray[np.float32], operator: Operator
+) -> tuple[NDArray[np.float64], tuple[NDArray[Any], ...]]:
     exact = check_images(images).astype(np.float64)
     if operator.mask.shape != exact.shape[1:3]:
         raise GeometryError(f"the operator is for {operator.mask.shape}, the images are {exact.shape[1:3]}")
-    operands = (operator.mask, operator.rows.start, operator.rows.weights, operator.columns.start, operator.columns.weights)
-    return exact, operands
+    rows, columns = operator.rows, operator.columns
+    return exact, (operator.mask, rows.start, rows.weights, columns.start, columns.weights)
 
 
 def _with_slack(errors: NDArray[np.float64], operator: Operator, channels: int) -> NDArray[np.float64]:
@@ -63,7 +67,7 @@ def _rounding(images: NDArray[np.float64], operator: Operator) -> NDArray[np.flo
     """``|P T_b r|_2 <= norm(P) |r|_2`` for a translation: r lives where a shifted image can be non-zero."""
     filled = np.pad(images > 0.0, ((0, 0), (1, 1), (1, 1), (0, 0)))
     spread = filled[:, 1:, 1:] | filled[:, :-1, 1:] | filled[:, 1:, :-1] | filled[:, :-1, :-1]
-    return operator.norm_bound * TOLERANCE * np.sqrt(spread.sum(axis=(1, 2, 3)))
+    return np.asarray(operator.norm_bound * TOLERANCE * np.sqrt(spread.sum(axis=(1, 2, 3))))
 
 
 def _is_symmetric(operator: Operator) -> bool:
@@ -108,9 +112,10 @@ def largest_rotation_errors(
         raise GeometryError(f"half_width must be in (0, 180] degrees, not {half_width}")
     exact, operands = _setup(images, operator)
     out = np.empty(len(exact))
+    rounding = operator.norm_bound * TOLERANCE * math.sqrt(operator.mask.sum() * exact.shape[3])
     kernels.rotation_cpu(
-        exact, *operands, 1 if _is_symmetric(operator) else 4, math.radians(half_width), tolerance,
-        operator.norm_bound * TOLERANCE * math.sqrt(operator.mask.sum() * exact.shape[3]), floor, math.radians(COARSE), budget, out,
+        exact, *operands, 1 if _is_symmetric(operator) else 4, math.radians(half_width), tolerance, rounding, floor,
+        math.radians(COARSE), budget, out,
     )  # fmt: skip
     return _with_slack(out, operator, exact.shape[3])
 

@@ -47,10 +47,9 @@ def slope_range(lower, upper, sx, sy, reach, c):
             right_hi = max(top + a0 * (bottom - top), top + a1 * (bottom - top))
             for v_row in (sx - reach, sx + reach):
                 for v_column in (-sy - reach, -sy + reach):
-                    low = min(low, min(down_lo * v_row, down_hi * v_row) + min(right_lo * v_column, right_hi * v_column))
-                    high = max(
-                        high, max(down_lo * v_row, down_hi * v_row) + max(right_lo * v_column, right_hi * v_column)
-                    )
+                    least = min(down_lo * v_row, down_hi * v_row) + min(right_lo * v_column, right_hi * v_column)
+                    most = max(down_lo * v_row, down_hi * v_row) + max(right_lo * v_column, right_hi * v_column)
+                    low, high = min(low, least), max(high, most)
     return low, high
 
 
@@ -160,7 +159,9 @@ def rotation_deviation(mask, operands, image, lower, upper, deviation, beta, w_b
 
 
 @scalar
-def largest_rotation_error(image, mask, operands, quarter_turns, half_width, tolerance, rounding, floor, coarse, budget):
+def largest_rotation_error(
+    image, mask, operands, quarter_turns, half_width, tolerance, rounding, floor, coarse, budget
+):
     """Bound of the error of one image [1, H, W, C] over all beta and all gamma in ``[-G, G]`` (radians).
 
     Returns the bound; infinite if ``budget`` rectangles do not bring it within ``1 + tolerance`` of the largest
@@ -172,8 +173,7 @@ def largest_rotation_error(image, mask, operands, quarter_turns, half_width, tol
     values = np.empty((1, image.shape[3], image.shape[1], image.shape[2]))
     half, out = np.empty(half_shape), np.empty(out_shape)
     span = 0.5 * math.pi * quarter_turns
-    columns = int(math.ceil(2.0 * half_width / coarse))
-    rows = int(math.ceil(span / coarse))
+    columns, rows = math.ceil(2.0 * half_width / coarse), math.ceil(span / coarse)
     stack = np.empty((rows * columns + 64, 4))
     size = 0
     for n in range(columns):
@@ -240,7 +240,7 @@ def translation_draw_error(image, mask, operands, bx, by, half_width):
     half_shape, out_shape = filtered_shapes(image, operands)
     attacked, values = np.empty_like(image), np.empty((1, image.shape[3], image.shape[1], image.shape[2]))
     half, out = np.empty(half_shape), np.empty(out_shape)
-    limit = int(math.ceil(half_width))
+    limit = math.ceil(half_width)
     points = np.empty((2, 4 * limit + 3))
     counts = np.zeros(2, dtype=np.int64)
     for axis in range(2):

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import (
-    DIMENSIONS, GeometryError, as_parameters, attack_cells, cell_frames, kind_of,
-)  # fmt: skip
+from .geometry import DIMENSIONS, GeometryError, as_parameters, attack_cells, cell_frames, kind_of
 from .inverse import inverse_boxes
 from .kernels import error_bound as kernels
 from .preprocess import Operator
@@ -85,7 +84,7 @@ class Cells:
     def __len__(self) -> int:
         return len(self.lo)
 
-    def __getitem__(self, index: object) -> Cells:
+    def __getitem__(self, index: slice | NDArray[Any]) -> Cells:
         return Cells(self.lo[index], self.hi[index])
 
     def halves(self) -> Cells:
@@ -133,7 +132,7 @@ def _chunks(count: int, size: int) -> Iterator[slice]:
 
 def _pair_step(operator: Operator, channels: int, settings: BoundSettings, device: str) -> int:
     height, width = operator.mask.shape
-    step = max(1, settings.chunk_bytes // (8 * channels * width * 2 * (height + operator.output_shape[0])))
+    step: int = max(1, settings.chunk_bytes // (8 * channels * width * 2 * (height + operator.output_shape[0])))
     return min(step, PAIR_BATCH) if device == "cpu" else step
 
 

@@ -75,7 +75,7 @@ class Operator:
         """P of images [N, H, W, C], as float32 [N, C, h, w]."""
         masked = np.where(self.mask[None, :, :, None], np.asarray(images, dtype=np.float64), 0.0)
         out = np.einsum("ij,njkc,lk->ncil", self.rows.dense(), masked, self.columns.dense(), optimize=True)
-        return out.astype(np.float32)
+        return np.asarray(out, dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -87,10 +87,11 @@ def warp_batch(
 def transform_image(image: NDArray[np.float32], parameter: object, transformation: str) -> NDArray[np.float64]:
     """T_t x of one image [H, W, C], float64, without P and without rounding to 8 bits."""
     images = check_images(np.asarray(image)[None])
-    frames = point_frames(as_parameters(np.atleast_1d(parameter)[None], transformation), transformation)
+    one = np.atleast_1d(np.asarray(parameter, dtype=np.float64))[None]
+    frames = point_frames(as_parameters(one, transformation), transformation)
     out = np.empty(images.shape)
     kernels.transform_cpu(images, frames, kind_of(transformation), out)
-    return out[0]
+    return np.asarray(out[0])
 
 
 def round8(image: NDArray[np.floating]) -> NDArray[np.float32]:

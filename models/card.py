@@ -197,7 +197,9 @@ def read_card(path: Path) -> ModelCard:
         weights_file=path.parent / weights.get("file", str),
         weights_sha256=digest,
         preprocessing=_preprocessing(table("preprocessing"), spec),
-        noise=NoiseSpec(transformation, noise.number("sigma_gamma", 0.0, 360.0), noise.number("sigma_delta", 0.0, 10.0)),
+        noise=NoiseSpec(
+            transformation, noise.number("sigma_gamma", 0.0, 360.0), noise.number("sigma_delta", 0.0, 10.0)
+        ),
         attack_range_limit=limit,
         attack_range_default=defaults.number("attack_range", 1e-6, limit),
         accuracy=top.get("accuracy", dict, {}, required=False),

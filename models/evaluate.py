@@ -116,11 +116,11 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_model(read_card(arguments.card), device)
     transformation = Transformation(model.card.noise.transformation)
     plan = CertificationPlan(
-        transformation,
-        Guarantee(arguments.guarantee),
-        AttackRange(transformation, arguments.attack_range),
-        model.card.noise.sigma_gamma,
-        model.card.noise.sigma_delta,
+        transformation=transformation,
+        guarantee=Guarantee(arguments.guarantee),
+        attack_range=AttackRange(transformation, arguments.attack_range),
+        sigma_gamma=model.card.noise.sigma_gamma,
+        sigma_delta=model.card.noise.sigma_delta,
         image_is=ImageIs(arguments.image_is),
         n=arguments.n,
         n_delta=arguments.n_delta,

@@ -16,11 +16,11 @@ _LIBRARY: torch.library.Library | None = None
 try:
     import torchvision
 except RuntimeError:
-    _LIBRARY = torch.library.Library("torchvision", "DEF")
+    _LIBRARY = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for _name in _OPERATORS:
-        _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
     import torchvision
 
-from torchvision import datasets, models
+from torchvision import datasets, models  # noqa: E402 (only now does it import)
 
 __all__ = ["datasets", "models", "torchvision"]

@@ -51,7 +51,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and with which step sizes; ``average_from`` is the share of training after which weights are averaged."""
+    """How long and with which step sizes; weights are averaged after the share ``average_from`` of the epochs."""
 
     epochs: int = 20
     batch_size: int = 256
@@ -103,14 +103,15 @@ def train_network(
         Of the draws and of the order of images; the initial weights are the caller's.
     """
     generator = np.random.default_rng(seed)
-    network = network.to(memory_format=torch.channels_last)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = len(images) // schedule.batch_size
     optimiser = torch.optim.AdamW(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=schedule.learning_rate, total_steps=steps * schedule.epochs, pct_start=0.15
     )
     average = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999), use_buffers=True
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999),  # type: ignore[no-untyped-call]
+        use_buffers=True,
     )
     averaged = False
     for epoch in range(schedule.epochs):
@@ -122,7 +123,7 @@ def train_network(
             batch = noisy_batch(images[chosen], noise, operator, generator, silent_share=schedule.silent_share)
             loss = functional.cross_entropy(network(batch), torch.from_numpy(labels[chosen]), label_smoothing=0.02)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             rate.step()
             total += float(loss.detach())

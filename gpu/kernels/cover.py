@@ -11,8 +11,9 @@ from ..targets import cpu_kernel
 
 @cpu_kernel
 def rotation_cpu(
-    images, mask, row_start, row_weights, column_start, column_weights, quarter_turns, half_width, tolerance, rounding, floor, coarse, budget, out
-):
+    images, mask, row_start, row_weights, column_start, column_weights, quarter_turns, half_width, tolerance,
+    rounding, floor, coarse, budget, out,
+):  # fmt: skip
     """One image an iteration."""
     for index in prange(images.shape[0]):
         n = np.int64(index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import cuda, prange
@@ -99,8 +100,8 @@ def rounded_images(
 def pair_norms(
     kind: int,
     operator: Operator,
-    first: tuple[NDArray[np.float64], ...],
-    second: tuple[NDArray[np.float64], ...],
+    first: tuple[NDArray[Any], ...],
+    second: tuple[NDArray[Any], ...],
     device: str,
 ) -> NDArray[np.float64]:
     """Squared norms [N] of P (first - second), rounded up; see ``gpu.error_norm``."""

@@ -18,7 +18,7 @@ def _inverse_cpu(kind, reach, frames, received, tolerance, passes, boxes, lower,
         for i in range(height):
             for j in range(width):
                 source_boxes_at(kind, frames, k, i, j, boxes)
-        for step in range(passes):
+        for _ in range(passes):
             for i in range(height):
                 for j in range(width):
                     for c in range(channels):
