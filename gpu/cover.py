@@ -16,13 +16,13 @@ Slopes jump where a source point crosses a grid line; few do in a small rectangl
 where the bound is not yet near the largest corner. A quarter turn permutes the pixels of a square image and
 commutes with a symmetric P, so then beta in [-45, 45] degrees stands for all.
 
-Translation. For a fixed beta, F is bilinear in gamma between the points where gamma or beta + gamma is
-an integer on an axis, so its norm is largest at such points: ``translation_draw_errors`` is exact but for
-rounding. As long as nothing that is lost at the border is read back, F is the convolution of x with
-``(1 + m_y D_y)(1 + m_x D_x) - 1`` at an integer shift, ``D`` the second difference
-[1, -2, 1] and ``m = a (1 - a)`` in [0, 1/4] (or one factor alone at a shift that is linear between integers).
-It is affine in each of m_y, m_x, so the largest norm over all beta and gamma is attained with
-``m_y, m_x`` in {0, 1/4} at one of finitely many integer shifts.
+Translation. For a fixed b, F is bilinear in g between the points where g or b + g is an integer on an axis, and a
+norm is convex along each axis, so it is largest at such points. As long as nothing that is lost at the border
+is read back, F there is the convolution of x with ``(1 + m_y D_y)(1 + m_x D_x) - 1`` at an integer shift (b + g
+integer on both axes), or lies between two values of one factor alone (g integer on the other axis); ``D`` is
+the second difference [1, -2, 1] and ``m = a (1 - a)``, a the fractional part of b. So the norms of all draws follow
+from the inner products of three images at each integer shift. Draws at which lost content is read back are
+evaluated at the points themselves.
 
 All this is computed in float64 without directed rounding; ``ARITHMETIC_SLACK`` covers what that costs.
 """
@@ -120,21 +120,6 @@ def largest_rotation_errors(
     return _with_slack(out, operator, exact.shape[3])
 
 
-def largest_translation_errors(images: NDArray[np.float32], operator: Operator) -> NDArray[np.float64]:
-    """The same over every b and g, for draws b at which nothing lost at the border is read back.
-
-    See :func:`reads_lost_content` for which draws those are.
-
-    Returns
-    -------
-    ndarray [N] float64
-    """
-    exact, operands = _setup(images, operator)
-    out = np.empty(len(exact))
-    kernels.translation_cpu(exact, *operands, out)
-    return _with_slack(out + _rounding(exact, operator), operator, exact.shape[3])
-
-
 def reads_lost_content(
     image: NDArray[np.float32], parameters: object, half_width: float, operator: Operator
 ) -> NDArray[np.bool_]:
@@ -167,6 +152,18 @@ def translation_draw_errors(
     """
     draws = as_parameters(parameters, "translation")
     exact, operands = _setup(np.asarray(image)[None], operator)
-    out = np.empty(len(draws))
-    kernels.translation_draws_cpu(exact, *operands, draws, half_width, out)
+    lost = reads_lost_content(image, draws, half_width, operator)
+    out = np.zeros(len(draws))
+    for chosen, is_lost in ((lost, True), (~lost, False)):
+        if not chosen.any():
+            continue
+        found = np.empty(int(chosen.sum()))
+        if is_lost:
+            kernels.translation_draws_cpu(exact, *operands, draws[chosen], half_width, found)
+        else:
+            reach = math.ceil(np.abs(draws[chosen]).max() + half_width)
+            grams = np.empty((2 * reach + 1, 2 * reach + 1, 6))
+            kernels.grams_cpu(exact, *operands, reach, grams)
+            kernels.unlost_draws_cpu(grams, reach, draws[chosen], half_width, found)
+        out[chosen] = found
     return _with_slack(out + _rounding(exact, operator)[0], operator, exact.shape[3])

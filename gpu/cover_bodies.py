@@ -269,29 +269,63 @@ def translation_draw_error(image, mask, operands, bx, by, half_width):
 
 
 @scalar
-def largest_translation_error(image, mask, operands):
-    """Largest ``|F|_2`` over all b and g of an image that loses nothing at its border (see the module)."""
+def translation_grams(image, mask, operands, dy, dx, gram):
+    """Inner products of P S A, P S B, P S C for the shift S = (dy, dx): ``gram`` = AA, BB, CC, AB, AC, BC.
+
+    A and B are the second differences of the image along rows and columns, C both.
+    """
     half_shape, out_shape = filtered_shapes(image, operands)
-    height, width = image.shape[1], image.shape[2]
-    values, half, out = np.empty((1, image.shape[3], height, width)), np.empty(half_shape), np.empty(out_shape)
+    values, half = np.empty((1, image.shape[3], image.shape[1], image.shape[2])), np.empty(half_shape)
+    a, b, c = np.empty(out_shape), np.empty(out_shape), np.empty(out_shape)
+    for term in range(3):
+        for i in range(mask.shape[0]):
+            for j in range(mask.shape[1]):
+                for k in range(image.shape[3]):
+                    values[0, k, i, j] = 0.0
+                    if mask[i, j]:
+                        values[0, k, i, j] = second_difference(image, term, i - dy, j - dx, k)
+        filtered_square(operands, values, half, a if term == 0 else b if term == 1 else c)
+    for index in range(6):
+        gram[index] = 0.0
+    for k in range(out_shape[1]):
+        for i in range(out_shape[2]):
+            for j in range(out_shape[3]):
+                u, v, w = a[0, k, i, j], b[0, k, i, j], c[0, k, i, j]
+                gram[0] += u * u
+                gram[1] += v * v
+                gram[2] += w * w
+                gram[3] += u * v
+                gram[4] += u * w
+                gram[5] += v * w
+
+
+@scalar
+def second_difference(image, term, i, j, c):
+    """``D_y x`` (term 0), ``D_x x`` (1) or ``D_y D_x x`` (2) at a pixel; zero outside the image."""
+    centre = pixel(image, 0, i, j, c)
+    if term == 0:
+        return pixel(image, 0, i - 1, j, c) - 2.0 * centre + pixel(image, 0, i + 1, j, c)
+    if term == 1:
+        return pixel(image, 0, i, j - 1, c) - 2.0 * centre + pixel(image, 0, i, j + 1, c)
+    total = 4.0 * centre
+    for u in (-1, 1):
+        total -= 2.0 * (pixel(image, 0, i + u, j, c) + pixel(image, 0, i, j + u, c))
+        total += pixel(image, 0, i + u, j - 1, c) + pixel(image, 0, i + u, j + 1, c)
+    return total
+
+
+@scalar
+def unlost_translation_error(grams, reach, bx, by, half_width):
+    """Largest ``|F(b, g)|_2`` over ``g`` in ``[-G, G]^2`` for one b at which nothing lost is read back."""
+    ay, ax = by - math.floor(by), bx - math.floor(bx)
+    my, mx = ay * (1.0 - ay), ax * (1.0 - ax)
     largest = 0.0
-    for kind in range(1, 4):
-        my, mx = 0.25 * (kind & 1), 0.25 * (kind >> 1)
-        for dy in range(-height, height + 1):
-            for dx in range(-width, width + 1):
-                for i in range(height):
-                    for j in range(width):
-                        for c in range(image.shape[3]):
-                            values[0, c, i, j] = 0.0
-                            if mask[i, j]:
-                                y, x = i - dy, j - dx
-                                centre = pixel(image, 0, y, x, c)
-                                total = -centre
-                                for u in range(-1, 2):
-                                    wy = 1.0 - 2.0 * my if u == 0 else my
-                                    for v in range(-1, 2):
-                                        wx = 1.0 - 2.0 * mx if v == 0 else mx
-                                        total += wy * wx * pixel(image, 0, y + u, x + v, c)
-                                values[0, c, i, j] = total
-                largest = max(largest, filtered_square(operands, values, half, out))
+    for dy in range(math.floor(by - half_width), math.ceil(by + half_width) + 1):
+        for dx in range(math.floor(bx - half_width), math.ceil(bx + half_width) + 1):
+            if abs(dy) > reach or abs(dx) > reach:
+                return math.inf
+            g = grams[dy + reach, dx + reach]
+            both = my * my * g[0] + mx * mx * g[1] + my * mx * (my * mx * g[2] + 2.0 * g[3])
+            both += 2.0 * my * mx * (my * g[4] + mx * g[5])
+            largest = max(largest, max(both, max(my * my * g[0], mx * mx * g[1])))
     return math.sqrt(largest)

@@ -1,9 +1,9 @@
 """E, rho_E and q_E of a card on a data set: the distributional bound (Fischer et al. 2020, section 5.1).
 
 Pilot images choose E; *other* images are then tested one by one for ``P_beta(max_gamma eps <= E) >= 1 - rho_E``,
-and the count of those that pass gives q_E by Clopper-Pearson. Where one bound covers every parameter
-(``gpu.cover``: rotations; translations as far as nothing lost at the border is read back) its draws pass
-together; the others are bounded one by one. An image's test has a level that q_E is corrected for.
+and the count of those that pass gives q_E by Clopper-Pearson. A rotation's error is bounded over every parameter
+at once (``gpu.cover``), so all draws of an image pass together; translations are bounded draw by draw, and the
+image's test has a level that q_E is corrected for.
 The state is kept in a file beside the result, so that a run that was stopped goes on where it was.
 """
 
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from certification import __version__
 from certification.calibration import Calibration, image_holds, q_lower
 from certification.vocabulary import Transformation
-from gpu.cover import largest_rotation_errors, largest_translation_errors, reads_lost_content, translation_draw_errors
+from gpu.cover import largest_rotation_errors, translation_draw_errors
 from gpu.preprocess import Operator
 from gpu.warp import round8, transform_image, warp_batch
 
@@ -80,22 +80,16 @@ def image_bounds(
         found = largest_rotation_errors(images, task.attack_range, operator, floor=error_bound)
         return [(float(bound), bool(bound <= error_bound)) for bound in found]
     results = []
-    covered = largest_translation_errors(images, operator)
-    for image, number, bound in zip(images, numbers, covered, strict=True):
+    for image, number in zip(images, numbers, strict=True):
         draws = np.random.default_rng([task.seed, 2, int(number)]).normal(0.0, task.sigma_gamma, (task.draws, 2))
-        bounds = np.full(task.draws, bound)
-        open_draws = np.ones(task.draws, dtype=np.bool_)
-        if bound <= error_bound:
-            open_draws = reads_lost_content(image, draws, task.attack_range, operator)
-        if open_draws.any():
-            bounds[open_draws] = translation_draw_errors(image, draws[open_draws], task.attack_range, operator)
+        bounds = translation_draw_errors(image, draws, task.attack_range, operator)
         holds = image_holds(bounds, error_bound, task.rho_E, alpha_image(task))
         results.append((float(bounds.max()), holds))
     return results
 
 
 def alpha_image(task: Task) -> float:
-    """Level of an image's test on draws: what ``draws`` successes of ``draws`` can just show, or more."""
+    """Level of an image's test on draws: what ``draws`` successes of ``draws`` can just show, or 1e-4."""
     return min(max((1.0 - task.rho_E) ** task.draws * 1.01, 1e-4), 0.5)
 
 
@@ -161,9 +155,7 @@ def calibrate(
         seed=task.seed,
         sigma_gamma=task.sigma_gamma,
         preprocessing_digest=task.preprocessing_digest,
-        method="drawn parameters, bounded together as far as nothing lost at the border is read back"
-        if drawn
-        else "every parameter at once",
+        method="drawn parameters" if drawn else "every parameter at once",
         largest_bound=max(bounds),
         version=__version__,
         created=datetime.now(UTC).date().isoformat(),

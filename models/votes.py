@@ -32,11 +32,17 @@ class BaseClassifierVotes:
         From the operating system's entropy in service; fixed in tests.
     device : {"cpu", "cuda"}
     batch_size : int, optional
+        Images in one forward pass; bounds the memory.
 
     Attributes
     ----------
     votes : int
         Base-classifier evaluations so far.
+
+    Raises
+    ------
+    ValueError
+        If the image is not of the model's shape, or the model has no noise for the transformation.
     """
 
     def __init__(
@@ -49,6 +55,11 @@ class BaseClassifierVotes:
         device: str = "cpu",
         batch_size: int | None = None,
     ) -> None:
+        card = model.card
+        if image.shape != (card.input.height, card.input.width, card.input.channels):
+            raise ValueError(f"{card.id} takes images {card.input}, not of shape {image.shape}")
+        if transformation not in card.transformations:
+            raise ValueError(f"{card.id} has noise for {card.transformations}, not for {transformation}")
         self.model, self.image, self.transformation, self.device = model, image, transformation, device
         self.batch_size = batch_size or BATCH_SIZE[device]
         parameter_seed, noise_seed = np.random.SeedSequence(seed).spawn(2)
@@ -70,29 +81,29 @@ class BaseClassifierVotes:
         return self._parameters.normal(0.0, self.model.card.noise.sigma_gamma, shape)
 
     def class_counts(self, n: int, *, pixel_noise: bool) -> NDArray[np.int64]:
-        """Votes by class of ``n`` fresh draws, one vote each."""
+        """Votes by class [classes] of ``n`` fresh draws, one vote each."""
         counts = torch.zeros(self.classes + 1, dtype=torch.int64, device=self.device)
         for first in range(0, n, self.batch_size):
-            size = min(self.batch_size, n - first)
-            warped = self._warp(self.draw_parameters(size))
-            counts += torch.bincount(self._labels(warped, pixel_noise), minlength=self.classes + 1)
+            warped = self._warp(self.draw_parameters(min(self.batch_size, n - first)))
+            labels = self._labels(warped, pixel_noise)
+            counts.index_add_(0, labels, torch.ones_like(labels))
         return np.asarray(counts[: self.classes].cpu().numpy())
 
     def votes_at(self, parameters: NDArray[np.float64], *, label: int, n_delta: int) -> NDArray[np.int64]:
         """Votes [n] for ``label`` among ``n_delta`` draws of pixel noise at each parameter.
 
-        The votes of all parameters stand in one row, parameter by parameter, and are cut into full batches.
+        The votes of all parameters stand in one row, parameter by parameter, and the row is cut into full
+        batches; a parameter on a cut is warped again, which costs one image a batch.
         """
-        n = len(parameters)
-        counts = torch.zeros(n, dtype=torch.int64, device=self.device)
-        step = max(1, self.batch_size // n_delta)
-        for first in range(0, n, step):
-            warped = self._warp(parameters[first : first + step])
-            owners = torch.arange(len(warped), device=self.device).repeat_interleave(n_delta)
-            for start in range(0, len(owners), self.batch_size):
-                owner = owners[start : start + self.batch_size]
-                hits = self._labels(warped[owner], True) == label
-                counts[first : first + len(warped)] += torch.bincount(owner[hits], minlength=len(warped))
+        counts = torch.zeros(len(parameters), dtype=torch.int64, device=self.device)
+        total = len(parameters) * n_delta
+        for start in range(0, total, self.batch_size):
+            stop = min(start + self.batch_size, total)
+            first, last = start // n_delta, (stop - 1) // n_delta
+            owners = torch.arange(start, stop, device=self.device) // n_delta
+            warped = self._warp(parameters[first : last + 1])
+            hits = self._labels(warped[owners - first], True) == label
+            counts.index_add_(0, owners, hits.to(torch.int64))
         return np.asarray(counts.cpu().numpy())
 
     def _warp(self, parameters: NDArray[np.float64]) -> Tensor:
