@@ -54,7 +54,7 @@ calibrate-rotation: install
 
 calibrate-translation: install
 	$(PY) -m service.cli calibrate models/zoo/mnist-translation/card.toml --data $(DATA) --attack-range 2 \
-		--error-bound 0.58 --images 2000
+		--error-bound 0.58 --images 2000 --rho 0.02 --seed 1
 
 evaluate: install
 	$(PY) -m benchmarks.paper_settings --data $(DATA)

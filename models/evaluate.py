@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -149,7 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
                 file.write(json.dumps(rows[-1]) + "\n")
             progress.update()
     result = {
-        "command": "surety evaluate " + " ".join(_shown(sys.argv[2:])),
+        "command": _command(arguments),
         "date": datetime.now(UTC).date().isoformat(),
         "version": __version__,
         "machine": {"processor": platform.machine(), "cores": torch.get_num_threads(), "device": device},
@@ -170,6 +169,11 @@ def _stored_rows(rows_file: Path, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[1:]] if lines[:1] == [task] else []
 
 
-def _shown(arguments: list[str]) -> list[str]:
-    """The command's words, with the user's data path left out of the record."""
-    return ["DATA" if index and arguments[index - 1] == "--data" else word for index, word in enumerate(arguments)]
+def _command(arguments: argparse.Namespace) -> str:
+    """The command that makes this result; the user's paths are left out of the record."""
+    words = ["surety evaluate", f"models/zoo/{arguments.card.parent.name}/card.toml", "--data DATA"]
+    for name, value in vars(arguments).items():
+        if name not in ("card", "data", "out", "command", "run") and value is not None:
+            shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            words.append(f"--{name.replace('_', '-')} {shown}")
+    return " ".join([*words, f"--out {arguments.out.name}"])
