@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class Normalised(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
@@ -91,6 +91,8 @@ def build(name: str, classes: int, channels: int, shape: tuple[int, int], option
                 raise ArchitectureError(f"torchvision has no classifier named {known!r}")
             network: nn.Module = torchvision_models.get_model(known, weights=None, num_classes=classes, **options)
             return network.eval()
-    except TypeError as error:
+    except ArchitectureError:
+        raise
+    except Exception as error:  # constructors that are not ours raise anything on a wrong option
         raise ArchitectureError(f"{name} does not take these options: {error}") from error
     raise ArchitectureError(f"architecture must be small_conv or {TORCHVISION_PREFIX}<name>, not {name!r}")

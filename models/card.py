@@ -132,7 +132,7 @@ class _Table:
         value = self.get(key, list, required=False)
         if value is None:
             return None
-        if len(value) != length or not all(isinstance(v, int | float) and math.isfinite(v) for v in value):
+        if len(value) != length or not all(type(v) in (int, float) and math.isfinite(v) for v in value):
             raise self.fail(key, f"must be {length} finite numbers, one a channel, not {value!r}")
         return tuple(float(v) for v in value)
 
@@ -185,6 +185,11 @@ def read_card(path: Path) -> ModelCard:
     transformation = noise.get("transformation", str)
     if transformation not in ("rotation", "translation", "none"):
         raise noise.fail("transformation", f"must be rotation, translation or none, not {transformation!r}")
+    sigma_gamma, sigma_delta = noise.number("sigma_gamma", 0.0, 360.0), noise.number("sigma_delta", 0.0, 10.0)
+    if (sigma_gamma == 0.0) != (transformation == "none"):
+        raise noise.fail("sigma_gamma", f"must be > 0 with a transformation and 0 with none, not {sigma_gamma}")
+    if transformation == "none" and sigma_delta == 0.0:
+        raise noise.fail("sigma_delta", "must be > 0 where there is no transformation: nothing could be certified")
     limits, defaults = table("limits"), table("defaults")
     limit = limits.number("attack_range", 1e-6, 180.0)
     card = ModelCard(
@@ -197,9 +202,7 @@ def read_card(path: Path) -> ModelCard:
         weights_file=path.parent / weights.get("file", str),
         weights_sha256=digest,
         preprocessing=_preprocessing(table("preprocessing"), spec),
-        noise=NoiseSpec(
-            transformation, noise.number("sigma_gamma", 0.0, 360.0), noise.number("sigma_delta", 0.0, 10.0)
-        ),
+        noise=NoiseSpec(transformation, sigma_gamma, sigma_delta),
         attack_range_limit=limit,
         attack_range_default=defaults.number("attack_range", 1e-6, limit),
         accuracy=top.get("accuracy", dict, {}, required=False),

@@ -51,8 +51,9 @@ def worst_of_k(
     shape = (k,) if attack_range.transformation is Transformation.ROTATION else (k, 2)
     parameters = generator.uniform(-g, g, shape)
     attacked = np.stack([round8(transform_image(image, p, str(attack_range.transformation))) for p in parameters])
-    logits = model.network(torch.from_numpy(model.operator.apply(attacked)))
-    losses = functional.cross_entropy(logits, torch.full((k,), label), reduction="none")
+    device = next(model.network.parameters()).device
+    logits = model.network(torch.from_numpy(model.operator.apply(attacked)).to(device))
+    losses = functional.cross_entropy(logits, torch.full((k,), label, device=device), reduction="none")
     return np.asarray(attacked[int(losses.argmax())])
 
 

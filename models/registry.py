@@ -121,13 +121,13 @@ def _load_network(card: ModelCard, operator: Operator) -> nn.Module:
     a = card.architecture
     try:
         network = build(a.name, len(card.class_names), card.input.channels, operator.output_shape, a.options)
-    except (ArchitectureError, ValueError) as error:
-        raise CardError(card.path, "architecture.name", str(error)) from error
+    except ArchitectureError as error:
+        raise CardError(card.path, "architecture", str(error)) from error
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     for name, shape in expected.items():
         if name in weights and weights[name].shape != shape:
             raise CardError(
-                card.path, _blame(name, weights[name].shape, shape),
+                card.path, _blame(card, weights[name].shape, shape),
                 f"{name} has shape {tuple(weights[name].shape)} in the weights, {tuple(shape)} by the card",
             )  # fmt: skip
     if difference := sorted(set(expected) ^ set(weights)):
@@ -136,23 +136,28 @@ def _load_network(card: ModelCard, operator: Operator) -> nn.Module:
         raise CardError(card.path, "weights.file", f"{bad[0]} holds NaN or infinity")
     network.load_state_dict(weights)
     if a.mean is not None and a.std is not None:
-        network = Normalised(network, list(a.mean), list(a.std))
+        network = Normalised(network, a.mean, a.std)
     return network.eval()
 
 
-def _blame(name: str, found: torch.Size, expected: torch.Size) -> str:
-    """The field most likely at fault: the class count if only the outputs differ, else the input shape."""
-    if found[1:] == expected[1:] and name.endswith(("weight", "bias")):
+def _blame(card: ModelCard, found: torch.Size, expected: torch.Size) -> str:
+    """The field most likely at fault for a tensor's shape: [outputs, inputs] or [outputs, inputs, kernel]."""
+    if found[1:] == expected[1:] and expected[0] == len(card.class_names):
         return "classes.names"
-    return "input.channels" if len(found) == 4 and found[0] == expected[0] else "input.height"
+    if len(expected) == 4 and found[:1] == expected[:1] and expected[1] == card.input.channels:
+        return "input.channels"
+    # a linear layer behind the convolutions is the only one whose inputs follow from the image size
+    return "input" if len(expected) == 2 and found[:1] == expected[:1] else "architecture"
 
 
 @torch.inference_mode()
 def _check_forward(card: ModelCard, network: nn.Module, operator: Operator) -> None:
     try:
         logits = network(torch.zeros(1, card.input.channels, *operator.output_shape))
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # networks that are not ours raise anything on a wrong size
         raise CardError(card.path, "input", f"the network refuses an image of this size: {error}") from error
+    if not isinstance(logits, torch.Tensor):
+        raise CardError(card.path, "architecture.name", f"the network answers {type(logits).__name__}, not logits")
     if logits.shape != (1, len(card.class_names)):
         raise CardError(
             card.path, "classes.names", f"{len(card.class_names)} names, but the network answers {tuple(logits.shape)}"

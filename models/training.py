@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,9 +27,12 @@ from certification import __version__
 from gpu.preprocess import Operator
 from gpu.warp import warp_batch
 
-from .architectures import build
+from .architectures import Normalised, build
 from .card import file_digest, read_card
 from .data import load_mnist
+
+NOISY_DRAWS = 3
+"""Noisy versions of each test image that the card's accuracy is measured on."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +109,15 @@ def train_network(
     generator = np.random.default_rng(seed)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = len(images) // schedule.batch_size
+    if steps == 0:
+        raise ValueError(f"{len(images)} images do not fill a batch of {schedule.batch_size}")
     optimiser = torch.optim.AdamW(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=schedule.learning_rate, total_steps=steps * schedule.epochs, pct_start=0.15
     )
     average = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999),  # type: ignore[no-untyped-call]
+        network,
+        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999),  # type: ignore[no-untyped-call]
         use_buffers=True,
     )
     averaged = False
@@ -181,40 +188,58 @@ def run(arguments: argparse.Namespace) -> int:
     images, labels = load_mnist(arguments.data, train=True)
     images, labels = images[: arguments.images], labels[: arguments.images]
     torch.manual_seed(arguments.seed)
-    network = build(
-        card.architecture.name, len(card.class_names), card.input.channels, operator.output_shape,
-        card.architecture.options,
-    )  # fmt: skip
+    design = card.architecture
+    network = build(design.name, len(card.class_names), card.input.channels, operator.output_shape, design.options)
+    if design.mean is not None and design.std is not None:
+        network = Normalised(network, design.mean, design.std)
     schedule = Schedule(arguments.epochs, arguments.batch_size, arguments.learning_rate)
     network = train_network(network, images, labels, noise, operator, schedule, seed=arguments.seed)
     test_images, test_labels = load_mnist(arguments.data, train=False)
     clean = accuracy(network, test_images, test_labels, operator, None)
-    noisy = accuracy(network, test_images, test_labels, operator, noise, draws=3)
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, card.weights_file)
-    figures = {
-        ("weights", "sha256"): json.dumps(file_digest(card.weights_file)),
-        ("accuracy", "clean"): f"{clean:.4f}",
-        ("accuracy", "noisy"): f"{noisy:.4f}",
-        ("training", "command"): json.dumps(
-            f"surety train {card.id}/card.toml --data DATA --epochs {arguments.epochs} --seed {arguments.seed}"
-        ),
-        ("training", "epochs"): str(arguments.epochs),
-        ("training", "images"): str(len(images)),
-        ("training", "seed"): str(arguments.seed),
-        ("training", "date"): json.dumps(datetime.now(UTC).date().isoformat()),
-        ("training", "version"): json.dumps(__version__),
+    noisy = accuracy(network, test_images, test_labels, operator, noise, draws=NOISY_DRAWS)
+    plain = network.network if isinstance(network, Normalised) else network
+    save_file({name: tensor.contiguous() for name, tensor in plain.state_dict().items()}, card.weights_file)
+    command = (
+        f"surety train {card.id}/card.toml --data DATA --epochs {arguments.epochs} --seed {arguments.seed} "
+        f"--batch-size {arguments.batch_size} --learning-rate {arguments.learning_rate} --images {len(images)}"
+    )
+    figures: dict[str, dict[str, str | int | float]] = {
+        "weights": {"sha256": file_digest(card.weights_file)},
+        "accuracy": {
+            "dataset": "MNIST test",
+            "images": len(test_images),
+            "clean": round(clean, 4),
+            "noisy": round(noisy, 4),
+            "noisy_draws": NOISY_DRAWS,
+        },
+        "training": {
+            "command": command,
+            "dataset": "MNIST train",
+            "images": len(images),
+            "epochs": arguments.epochs,
+            "seed": arguments.seed,
+            "date": datetime.now(UTC).date().isoformat(),
+            "version": __version__,
+        },
     }
     card.path.write_text(updated_card(card.path.read_text(encoding="utf-8"), figures), encoding="utf-8")
     print(f"{card.id}: clean {clean:.4f}, noisy {noisy:.4f} on {len(test_images)} test images")
     return 0
 
 
-def updated_card(text: str, figures: Mapping[tuple[str, str], str]) -> str:
-    """A card's text with some fields replaced in place, so that comments and order stay."""
-    table, lines = "", []
-    for line in text.split("\n"):
-        if line.startswith("["):
-            table = line.strip("[] ")
-        key = line.split("=")[0].strip()
-        lines.append(f"{key} = {figures[table, key]}" if (table, key) in figures else line)
-    return "\n".join(lines)
+def updated_card(text: str, figures: Mapping[str, Mapping[str, str | int | float]]) -> str:
+    """A card's text with the fields of some tables replaced in place or added; comments and order stay."""
+    missing = dict(figures)
+    blocks = []
+    for block in re.split(r"(?m)^(?=\[)", text):
+        header = re.match(r"\[\s*(.+?)\s*\]", block)
+        for key, value in missing.pop(header[1] if header else "", {}).items():
+            line = f"{key} = {json.dumps(value)}"
+            block, found = re.subn(rf"(?m)^{key}\s*=.*$", lambda _, line=line: line, block, count=1)
+            if not found:
+                block = f"{block.rstrip()}\n{line}\n\n"
+        blocks.append(block)
+    for table, fields in missing.items():
+        lines = (f"{key} = {json.dumps(value)}\n" for key, value in fields.items())
+        blocks.append(f"\n[{table}]\n" + "".join(lines))
+    return "".join(blocks).rstrip() + "\n"
