@@ -63,6 +63,9 @@ def running_service() -> Iterator[str]:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
+    if process.returncode != 0:
+        raise RuntimeError(f"the service did not end cleanly: status {process.returncode}")
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:

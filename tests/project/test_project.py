@@ -66,9 +66,10 @@ def test_compose_names_files_that_exist_and_has_a_gpu_profile():
             assert (ROOT / volume.split(":")[0]).is_file()
     assert services["surety-gpu"]["profiles"] == ["gpu"]
     assert "profiles" not in services["surety"]
-    targets = yaml.safe_load((ROOT / "docker" / "prometheus.yml").read_text())["scrape_configs"][0]
-    assert targets["static_configs"][0]["targets"] == ["surety:8000"]
-    assert "surety" in services
+    scrape = yaml.safe_load((ROOT / "docker" / "prometheus.yml").read_text())["scrape_configs"][0]
+    (discovery,) = scrape["dns_sd_configs"]
+    assert set(discovery["names"]) == {name for name in services if "build" in services[name]}
+    assert discovery["port"] == Settings.model_fields["port"].default
 
 
 def test_operations_page_lists_every_setting_with_its_default():
