@@ -122,7 +122,7 @@ def _load_network(card: ModelCard, operator: Operator) -> nn.Module:
     try:
         network = build(a.name, len(card.class_names), card.input.channels, operator.output_shape, a.options)
     except ArchitectureError as error:
-        raise CardError(card.path, "architecture", str(error)) from error
+        raise CardError(card.path, "architecture.name", str(error)) from error
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     for name, shape in expected.items():
         if name in weights and weights[name].shape != shape:
@@ -147,7 +147,7 @@ def _blame(card: ModelCard, found: torch.Size, expected: torch.Size) -> str:
     if len(expected) == 4 and found[:1] == expected[:1] and expected[1] == card.input.channels:
         return "input.channels"
     # a linear layer behind the convolutions is the only one whose inputs follow from the image size
-    return "input" if len(expected) == 2 and found[:1] == expected[:1] else "architecture"
+    return "input.height" if len(expected) == 2 and found[:1] == expected[:1] else "architecture.options"
 
 
 @torch.inference_mode()

@@ -58,12 +58,12 @@ def test_training_parameters_are_normal_with_the_cards_deviation(transformation,
 
 
 def small_training(seed):
-    images, labels = pictures(1500, 0)
+    images, labels = pictures(900, 0)
     torch.manual_seed(0)
     network = build("small_conv", 10, 1, (28, 28), {"width": 8})
     noise = Noise("translation", 1.0, 0.2)
     shown = (images[..., None] / np.float32(255)).astype(np.float32)
-    schedule = Schedule(epochs=4, batch_size=50)
+    schedule = Schedule(epochs=3, batch_size=50)
     trained = train_network(
         network, shown, labels.astype(np.int64), noise, OPERATOR, schedule, seed=seed, report=lambda _: None
     )
@@ -111,7 +111,10 @@ def test_the_command_writes_weights_and_figures_that_the_loaded_model_has(tmp_pa
     root = write_made_digits(tmp_path / "data", train=1200, test=200)
     network = build("small_conv", 10, 1, (28, 28), {"width": 8})
     path = write_model(
-        tmp_path / "squares", names=tuple("0123456789"), network=network, options=f"options = {{ width = 8 }}\n{options}"
+        tmp_path / "squares",
+        names=tuple("0123456789"),
+        network=network,
+        options=f"options = {{ width = 8 }}\n{options}",
     )
     path.write_text(path.read_text().replace("height = 12\nwidth = 12", "height = 28\nwidth = 28"))
     before = read_card(path)
