@@ -6,13 +6,15 @@ Fischer et al. 2020, section 5.1 (Eq. 6 to 8) and 5.2 (Eq. 9); docs/guarantees.m
 from __future__ import annotations
 
 import math
+import sys
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .binomial import SLACK, binomial_lower_bound, binomial_upper_bound
+from .binomial import LARGEST_SAMPLE, SLACK, binomial_lower_bound, binomial_upper_bound
 from .vocabulary import CalibrationError, StatisticsError, Transformation
 
 SCHEMA = 1
@@ -85,12 +87,13 @@ class Calibration:
             value = getattr(self, field.name)
             self._require(field.name, not isinstance(value, float) or math.isfinite(value), "finite")
             self._require(field.name, value != "", "not empty")
-        known = self.transformation is not Transformation.L2
+        known = isinstance(self.transformation, Transformation) and self.transformation.dimensions > 0
         self._require("transformation", known, "rotation or translation")
         for name in ("attack_range", "error_bound", "sigma_gamma"):
             self._require(name, getattr(self, name) > 0.0, "> 0")
         for name in ("images", "parameter_draws"):
-            self._require(name, getattr(self, name) >= 1, ">= 1")
+            fine = 1 <= getattr(self, name) <= LARGEST_SAMPLE
+            self._require(name, fine, f"between 1 and {LARGEST_SAMPLE}")
         for name in ("pilot_images", "pilot_draws", "largest_bound"):
             self._require(name, getattr(self, name) >= 0, ">= 0")
         self._require("rho_E", 0.0 <= self.rho_E < 0.5, "in [0, 0.5)")
@@ -133,7 +136,7 @@ def _typed(name: str, kind: str, value: object) -> object:
     if kind == "Transformation" and value in ("rotation", "translation"):
         return Transformation(str(value))
     if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) <= sys.float_info.max else math.inf
     if (kind == "int" and type(value) is int) or (kind == "str" and type(value) is str):
         return value
     raise CalibrationError(f"{name} must be of type {kind}, not {value!r}")
@@ -231,9 +234,9 @@ def choose_error_bound(pilot: NDArray[np.float64], n_error: int, alpha_E: float,
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
         return math.inf
-    allowed = 0
-    while allowed < n_error and binomial_upper_bound(allowed + 1, n_error, alpha_E) <= rho_budget:
-        allowed += 1
+    allowed = bisect_right(
+        range(1, n_error + 1), rho_budget, key=lambda above: binomial_upper_bound(above, n_error, alpha_E)
+    )
     above = len(values) - 1 - np.arange(len(finite))
     expected = -(-above * n_error // len(values)) + 1
     fitting = finite[expected <= allowed]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 from .binomial import LARGEST_SAMPLE, is_whole, smallest_sample_size
@@ -44,6 +46,10 @@ class Effort(ABC):
     """
 
     DRAWS: ClassVar[tuple[str, ...]] = ("n0", "n", "n_delta")
+    CHOICES: ClassVar[Mapping[str, type[StrEnum]]] = {
+        "transformation": Transformation,
+        "guarantee": Guarantee,
+    }
 
     transformation: Transformation
     guarantee: Guarantee
@@ -81,7 +87,11 @@ class Effort(ABC):
         """The least n that can answer if all draws agree; None if no number can."""
 
     def check_numbers(self) -> None:
-        """Refuse levels, draws and noise that are out of range."""
+        """Refuse choices, levels, draws and noise that are out of range."""
+        for name, kind in self.CHOICES.items():
+            # a plain string equals its member but is not identical with it: formulas would be mixed up
+            if not isinstance(getattr(self, name), kind):
+                raise PlanError(f"{name} must be one of {', '.join(kind)} as a {kind.__name__}", field=name)
         for name, top in {"alpha": 1.0, "alpha_delta": 0.5}.items():
             if not 0.0 < getattr(self, name) < top:
                 raise PlanError(f"{name} must be in (0, {top:g}), not {getattr(self, name)}", field=name)

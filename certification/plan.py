@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 from .binomial import binomial_lower_bound, binomial_upper_bound, smallest_sample_size
@@ -66,6 +68,7 @@ class CertificationPlan(Effort):
     """
 
     DRAWS: ClassVar[tuple[str, ...]] = (*Effort.DRAWS, "n_pilot", "n_error")
+    CHOICES: ClassVar[Mapping[str, type[StrEnum]]] = {**Effort.CHOICES, "image_is": ImageIs}
 
     attack_range: AttackRange
     image_is: ImageIs = ImageIs.RECEIVED

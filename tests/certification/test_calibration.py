@@ -66,7 +66,10 @@ def test_a_value_of_the_wrong_type_is_named(name: str, bad: object) -> None:
         ("q_E", 1.0),
         ("confidence", 0.0),
         ("confidence", 1.0),
+        ("error_bound", 10**400),
         ("images", 0),
+        ("images", 10**400),
+        ("parameter_draws", 10**400),
         ("images", 999),
         ("images_passed", -1),
         ("images_passed", 1001),
@@ -94,6 +97,8 @@ def test_anything_but_an_object_is_refused(data: object) -> None:
 def test_a_calibration_is_checked_when_made() -> None:
     with pytest.raises(CalibrationError, match="transformation"):
         replace(CALIBRATION, transformation=Transformation.L2)
+    with pytest.raises(CalibrationError, match="transformation"):
+        replace(CALIBRATION, transformation="rotation")  # type: ignore[arg-type]
     with pytest.raises(CalibrationError, match="rho_E"):
         replace(CALIBRATION, rho_E=math.nan)
 

@@ -190,6 +190,16 @@ def test_noise_that_is_needed_must_be_there(bad: float) -> None:
     assert "operator_norm" in str(refused(l2_plan, operator_norm=bad))
 
 
+@pytest.mark.parametrize(
+    ("name", "plain"), [("transformation", "rotation"), ("guarantee", "individual"), ("image_is", "received")]
+)
+def test_plain_strings_are_no_choices(name: str, plain: str) -> None:
+    """They would pass for the members in comparisons, but not where identity picks the formula."""
+    with pytest.raises(PlanError) as caught:
+        replace(individual(), **{name: plain})  # type: ignore[arg-type]
+    assert caught.value.field == name
+
+
 def test_l2_has_one_guarantee() -> None:
     for guarantee in (Guarantee.HEURISTIC, Guarantee.DISTRIBUTIONAL):
         with pytest.raises(PlanError, match="individual"):

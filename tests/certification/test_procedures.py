@@ -322,3 +322,14 @@ def test_predict_with_inner_tests_draws_selection_and_estimation_apart() -> None
     assert world.calls == [("noisy classes", 100), ("parameters", 200), ("votes", 200)]
     assert predict(predict_plan(), World(constant(0.5), 30.0)).label is None
     assert predict(INDIVIDUAL, certain()).label == 1
+
+
+def test_predict_with_inner_tests_subtracts_their_level() -> None:
+    """A lower bound above 1/2 is not enough: the passes may be wrong at level alpha_delta (B.2)."""
+    plan = predict_plan(alpha_delta=0.05, n_delta=100)
+    lower = {passed: binomial_lower_bound(passed, 200, 0.01) for passed in range(100, 200)}
+    between = [passed for passed, bound in lower.items() if 0.5 < bound <= 0.55]
+    world = Fixed(constant(1.0), 30.0)
+    for passed, expected in ((between[0], None), (between[-1], None), (between[-1] + 1, 1)):
+        world.votes = np.repeat([100, 0], [passed, 200 - passed])
+        assert predict(plan, world).label == expected

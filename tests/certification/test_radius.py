@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import mpmath
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import ndtri
 
 from certification.binomial import binomial_lower_bound, smallest_sample_size
 from certification.radius import (
@@ -119,6 +122,19 @@ def test_nothing_is_certified_without_a_probability_above_one_half(p: float) -> 
     assert radius_reference(p, 0.0, 0.0, 1.0) is None
     assert radius_heuristic(p, 1.0) is None
     assert radius_l2(p, 1.0, 1.0) is None
+
+
+def test_rounding_never_makes_a_radius_of_nothing() -> None:
+    """Oracle: exact fractions. Where p - a - rho is 1/2 or less, plain floats often find a tiny radius."""
+    generator = np.random.default_rng(0)
+    careless = 0
+    for a, rho in generator.uniform(0.0, 0.2, (2000, 2)):
+        p = 0.5 + a + rho
+        if Fraction(p) - Fraction(a) - Fraction(rho) <= Fraction(1, 2):
+            careless += ndtri(p - a) + ndtri(0.5 - rho) > 0.0
+            assert radius_received(p, a, rho, 1.0) is None
+            assert radius_reference(p, a, rho, 1.0) is None
+    assert careless > 0
 
 
 def test_reference_radius_needs_an_error_probability_below_one_half() -> None:
