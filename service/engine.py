@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from .errors import ClientGoneError, DrainingError, OverloadedError
+from .errors import ClientGoneError, DeadlineError, DrainingError, OverloadedError
 
 T = TypeVar("T")
 DECODERS = 2
@@ -43,9 +43,13 @@ class Cancellation:
 
 
 class Engine:
-    """Runs at most ``max_running`` works at once and lets ``max_waiting`` more wait."""
+    """Runs at most ``max_running`` works at once and lets ``max_waiting`` more wait.
 
-    def __init__(self, max_running: int, max_waiting: int) -> None:
+    A work that has no result ``max_seconds`` after its admission is given up.
+    """
+
+    def __init__(self, max_running: int, max_waiting: int, max_seconds: float) -> None:
+        self._max_seconds = max_seconds
         self._max_running = max_running
         self._capacity = max_running + max_waiting
         self._workers = ThreadPoolExecutor(max_running, thread_name_prefix="certify")
@@ -109,6 +113,8 @@ class Engine:
             If the work is not admitted, or (draining) was not done in time.
         ClientGoneError
             If it was abandoned.
+        DeadlineError
+            If it took too long.
         """
         cancellation = self._admit()
         future: Future[T] = self._workers.submit(self._work, work, cancellation)
@@ -117,12 +123,17 @@ class Engine:
         gone, aborted = asyncio.ensure_future(abandoned()), asyncio.ensure_future(self._aborted.wait())
         waiting: set[asyncio.Future[Any]] = {result, gone, aborted}
         try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, timeout=self._max_seconds, return_when=asyncio.FIRST_COMPLETED)
             if result.done():
                 return result.result()
             if aborted.done():
                 raise _draining()
-            raise ClientGoneError("the client left before the answer")
+            if gone.done():
+                raise ClientGoneError("the client left before the answer")
+            raise DeadlineError(
+                f"no answer within {self._max_seconds:g} s: ask for less (n, n_delta, n_error, attack_range)",
+                maximum_seconds=self._max_seconds,
+            )
         finally:
             # Whatever ends the waiting ends the work: at once in the queue, at its next check on a thread.
             cancellation.cancel()
@@ -168,4 +179,4 @@ class Engine:
 
 
 def _draining() -> DrainingError:
-    return DrainingError("the server is shutting down and takes no new work")
+    return DrainingError("the server is shutting down and takes no new work", retry_after_seconds=5)

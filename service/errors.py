@@ -102,6 +102,10 @@ class DrainingError(RequestError):
     """The server is shutting down."""
 
 
+class DeadlineError(RequestError):
+    """The answer took too long."""
+
+
 class ClientGoneError(RequestError):
     """Nobody waits for the answer any more."""
 
@@ -138,6 +142,7 @@ ERROR_TABLE: Mapping[type[Exception], Kind] = {
     OverloadedError: Kind(429, "overloaded", "The server is busy"),
     NotReadyError: Kind(503, "not_ready", "The server is not ready"),
     DrainingError: Kind(503, "draining", "The server is shutting down"),
+    DeadlineError: Kind(503, "deadline", "The answer took too long"),
     ClientGoneError: Kind(499, "client_gone", "The client closed the connection"),
     MemoryError: Kind(503, "out_of_memory", "The server is short of memory"),
 }
@@ -159,8 +164,10 @@ def kind_of(error: Exception) -> Kind:
 def members_of(error: Exception) -> dict[str, Any]:
     """Extra members of the body that ``error`` carries."""
     members = dict(error.members) if isinstance(error, RequestError) else {}
-    if isinstance(error, PlanError) and error.required:
-        members["required"] = dict(error.required)
+    if isinstance(error, PlanError):
+        members["field"] = error.field
+        if error.required:
+            members["required"] = dict(error.required)
     return members
 
 
@@ -213,8 +220,8 @@ def problem_of(error: Exception, instance: str) -> ProblemResponse:
         detail = "The request needs more memory than is free now; try again later or ask for less."
     else:
         detail = str(error)
-    if kind.status in (429, 503):
-        headers["Retry-After"] = str(members.get("retry_after_seconds", 5))
+    if "retry_after_seconds" in members:
+        headers["Retry-After"] = str(members["retry_after_seconds"])
     if kind.status in (408, 413):
         # The rest of the body may be unread: the connection cannot be used again.
         headers["Connection"] = "close"

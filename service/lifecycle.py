@@ -44,7 +44,7 @@ class Lifecycle:
             return self._certifier
         if self.failure is not None:
             raise NotReadyError("the server could not load its models and is stopping")
-        raise NotReadyError("models are being loaded and kernels compiled")
+        raise NotReadyError("models are being loaded and kernels compiled", retry_after_seconds=5)
 
     def _load(self) -> None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from resource import getpagesize
 
@@ -20,9 +20,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from certification import __version__
-from certification.outcome import Certified, Outcome
-from certification.procedures import Prediction
-from certification.vocabulary import Guarantee, Transformation
+from certification.outcome import Certified, Outcome, Prediction
+from certification.plan import PredictPlan
 from models.registry import LoadedModel
 
 from .engine import Engine
@@ -112,12 +111,17 @@ class Metrics:
         if outcome.error_bound is not None:
             self.error_bound.labels(*kind).observe(outcome.error_bound.error_bound)
 
-    def observe_prediction(
-        self, transformation: Transformation, guarantee: Guarantee, prediction: Prediction
-    ) -> None:
+    def observe_prediction(self, plan: PredictPlan, prediction: Prediction) -> None:
         """Count a label or an abstention."""
         outcome = "abstained" if prediction.label is None else "predicted"
-        self.outcomes.labels("predict", str(transformation), str(guarantee), outcome).inc()
+        self.outcomes.labels("predict", str(plan.transformation), str(plan.guarantee), outcome).inc()
+
+    def observe_work(self, model_id: str, votes: int, seconds: Mapping[str, float]) -> None:
+        """Count votes, and the seconds of the stages that happened."""
+        self.votes.labels(model_id).inc(votes)
+        for stage, spent in seconds.items():
+            if spent > 0.0:
+                self.stage_seconds.labels(stage).observe(spent)
 
     def exposition(self) -> tuple[bytes, str]:
         """The text that Prometheus scrapes, and its content type."""

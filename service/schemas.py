@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from certification.plan import MAX_DRAWS
 from certification.vocabulary import Guarantee, ImageIs, Transformation
 
+MAX_BOUNDED_DRAWS = 10_000
 Draws = Annotated[int, Field(ge=1, le=MAX_DRAWS)]
 ByName = Field(strict=False)
-INTEGERS, NUMBERS = frozenset({"n0", "n", "n_delta"}), frozenset({"alpha", "attack_range"})
+INTEGERS, NUMBERS = frozenset({"n0", "n", "n_delta", "n_error"}), frozenset({"alpha", "attack_range"})
 """Fields that are numbers, for the encoding in which everything is text."""
 
 
@@ -58,6 +59,10 @@ class CertifyFields(Fields):
         default=None,
         description="Half-width of the attack range: degrees, pixels (on each axis) or l2 intensity; "
         "default: the model's, for l2 half of sigma_delta.",
+    )
+    n_error: Annotated[int, Field(ge=1, le=MAX_BOUNDED_DRAWS)] | None = Field(
+        default=None,
+        description="Individual: draws at which this image's error is bounded for rho_E; default 100.",
     )
     image_is: Annotated[ImageIs, ByName] = Field(
         default=ImageIs.RECEIVED,
@@ -142,6 +147,9 @@ class CertifyReply(AnswerReply):
     )
     radius_unit: str = Field(description="degrees, pixels or intensity.")
     attack_range: float = Field(description="Half-width in radius_unit.")
+    required: dict[str, float] | None = Field(
+        description="Numbers that would have done, where abstained for such."
+    )
     covers_attack_range: bool = Field(
         description="Whether every parameter of the attack range lies within the radius."
     )

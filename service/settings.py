@@ -34,9 +34,9 @@ class Settings(BaseSettings):
     max_votes
         Base-classifier evaluations one request may ask for.
     batch_size
-        Images in one forward pass of a base classifier.
-    bound_seconds
-        After this time an individual bound is not refined further (it is valid all the same).
+        Images in one forward pass of a base classifier; by default what suits the device.
+    max_seconds
+        After this time a request is given up.
     bound_chunk_bytes
         Scratch memory of one kernel launch.
     drain_seconds
@@ -58,8 +58,8 @@ class Settings(BaseSettings):
 
     max_running: int = Field(default=2, ge=1, le=256)
     max_waiting: int = Field(default=4, ge=0, le=10_000)
-    max_votes: int = Field(default=20_000_000, ge=1)
-    batch_size: int = Field(default=512, ge=1, le=65536)
-    bound_seconds: float = Field(default=60.0, gt=0)
+    max_votes: int = Field(default=4_000_000, ge=1, le=1_000_000_000)
+    batch_size: int | None = Field(default=None, ge=1, le=65536)
+    max_seconds: float = Field(default=300.0, gt=0)
     bound_chunk_bytes: int = Field(default=256 * MIB, ge=MIB)
     drain_seconds: float = Field(default=30.0, ge=0)

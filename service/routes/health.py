@@ -24,7 +24,7 @@ async def ready(request: Request) -> HealthReply:
     services = services_of(request)
     certifier = services.lifecycle.certifier
     if services.engine.draining:
-        raise DrainingError("the server is shutting down")
+        raise DrainingError("the server is shutting down", retry_after_seconds=5)
     return HealthReply(
         status="ready", version=__version__, device=certifier.device, models=sorted(certifier.registry.models)
     )

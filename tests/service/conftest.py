@@ -33,9 +33,9 @@ SIGMA_GAMMA = {"rotation": 30.0, "translation": 2.0}
 CALIBRATED = {"rotation": 30.0, "translation": 2.0}
 
 
-def constant_network(channels: int) -> SmallConv:
+def constant_network(channels: int, side: int = SIDE) -> SmallConv:
     """Answers class 1 whatever it sees, so that every draw agrees and radii are known exactly."""
-    network = SmallConv(len(CLASSES), channels, (SIDE, SIDE), width=2)
+    network = SmallConv(len(CLASSES), channels, (side, side), width=2)
     last = network.head[2]
     torch.nn.init.zeros_(last.weight)
     last.bias.data = torch.tensor([0.0, 1.0, 0.0])
@@ -67,6 +67,7 @@ def write_model(
     channels: int = 1,
     resize: bool = False,
     calibrated: bool = True,
+    side: int = SIDE,
 ) -> Path:
     """Put a model into a zoo; returns its card."""
     folder = zoo / name
@@ -80,8 +81,8 @@ def write_model(
 id = "{name}"
 description = "made by the tests"
 [input]
-height = {SIDE}
-width = {SIDE}
+height = {side}
+width = {side}
 channels = {channels}
 resize_uploads = {str(resize).lower()}
 [classes]
@@ -149,6 +150,15 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def mnist_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same networks for images of 28 x 28 pixels."""
+    root = tmp_path_factory.mktemp("mnist-zoo")
+    for transformation in SIGMA_GAMMA:
+        write_model(root, f"constant-{transformation}", transformation, constant_network(1, 28), side=28)
+    return root
+
+
 @dataclass
 class Running:
     """A server in a thread and a client of it."""
@@ -190,12 +200,12 @@ def start(zoo: Path) -> Start:
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         try:
-            _until(lambda: server.started)
+            until(lambda: server.started)
             port = server.servers[0].sockets[0].getsockname()[1]
             url = f"http://127.0.0.1:{port}"
             with httpx.Client(base_url=url, timeout=60.0) as client:
                 if wait:
-                    _until(lambda: client.get("/health/ready").status_code == 200)
+                    until(lambda: client.get("/health/ready").status_code == 200)
                 yield Running(url, client, services)
         finally:
             server.should_exit = True
@@ -213,7 +223,8 @@ def server(start: Start) -> Iterator[Running]:
         yield running
 
 
-def _until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

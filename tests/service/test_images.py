@@ -58,9 +58,7 @@ def test_colour_keeps_its_channels(kind: str, options: dict[str, bool]) -> None:
     same(pixels(encode(colour(), kind, **options), RGB), colour() / 255)
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode"), [("JPEG", "L"), ("JPEG", "RGB"), ("JPEG", "CMYK"), ("WEBP", "RGB")]
-)
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "L"), ("JPEG", "RGB"), ("JPEG", "CMYK"), ("WEBP", "RGB")])
 def test_lossy_grey_stays_grey(kind: str, mode: str) -> None:
     data = encode(Image.fromarray(grey()).convert(mode), kind, quality=95)
     np.testing.assert_allclose(pixels(data)[:, :, 0], grey() / 255, rtol=0, atol=0.05)
@@ -86,9 +84,7 @@ def test_palettes_are_looked_up(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_alpha_is_composited_on_black(kind: str) -> None:
     alpha = grey(seed=2)
-    data = encode(
-        np.dstack([colour(), alpha]), kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {})
-    )
+    data = encode(np.dstack([colour(), alpha]), kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
     same(pixels(data, RGB), colour() / 255 * (alpha[:, :, None] / 255))
 
 

@@ -1,0 +1,292 @@
+"""Readiness, load, draining: what an operator relies on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import service.certifier
+import service.lifecycle
+from gpu.targets import DeviceError
+from models.votes import BaseClassifierVotes
+
+from .conftest import Running, Start, until
+from .pictures import encode, grey
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK_SECONDS = 0.1
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Votes wait until it is set; at the end it is."""
+    event = threading.Event()
+
+    class WaitingVotes(BaseClassifierVotes):
+        def class_counts(self, n: int, *, pixel_noise: bool) -> Any:
+            event.wait(30)
+            return super().class_counts(n, pixel_noise=pixel_noise)
+
+    monkeypatch.setattr(service.certifier, "BaseClassifierVotes", WaitingVotes)
+    yield event
+    event.set()
+
+
+def sample(server: Running, name: str) -> float:
+    lines = server.client.get("/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith(name)).rsplit(" ", 1)[1])
+
+
+def test_live_but_not_ready_while_loading(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    loading = threading.Event()
+    warm_up = service.lifecycle.warm_up
+    monkeypatch.setattr(service.lifecycle, "warm_up", lambda device: (loading.wait(30), warm_up(device)))
+    with start(wait=False) as server:
+        assert server.client.get("/health/live").status_code == 200
+        assert sample(server, "surety_ready") == 0.0
+        for response in (
+            server.client.get("/health/ready"),
+            server.client.get("/v1/models"),
+            server.client.get("/v1/bounds"),
+            server.certify(),
+            server.predict(),
+        ):
+            assert response.status_code == 503
+            assert response.json()["type"] == "urn:surety:problem:not_ready"
+            assert int(response.headers["retry-after"]) > 0
+        loading.set()
+        until(lambda: server.client.get("/health/ready").status_code == 200)
+        assert server.certify(guarantee="heuristic").status_code == 200
+
+
+def test_the_next_request_gets_429(start: Start, gate: threading.Event) -> None:
+    with start(max_running=2, max_waiting=1) as server, ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(server.certify, guarantee="heuristic") for _ in range(3)]
+        until(lambda: sample(server, "surety_running") == 2 and sample(server, "surety_queue_depth") == 1)
+        for refused in (server.certify(), server.predict()):
+            assert refused.status_code == 429
+            assert refused.json()["type"] == "urn:surety:problem:overloaded"
+            assert int(refused.headers["retry-after"]) == refused.json()["retry_after_seconds"] > 0
+        gate.set()
+        assert [answer.result().status_code for answer in answers] == [200] * 3
+        until(lambda: sample(server, "surety_running") == 0)
+        assert server.certify(guarantee="heuristic").status_code == 200
+        assert sample(server, 'surety_problems_total{type="overloaded"}') == 2
+
+
+def test_a_client_that_leaves_frees_its_permit(start: Start, gate: threading.Event) -> None:
+    with start(max_running=1, max_waiting=0) as server:
+        with httpx.Client(base_url=server.url, timeout=0.5) as impatient, pytest.raises(httpx.ReadTimeout):
+            impatient.post("/v1/certify", files={"image": ("x", encode(grey(), "PNG"))})
+        assert server.certify().status_code == 429
+        gate.set()
+        until(lambda: sample(server, "surety_running") == 0)
+        assert server.certify(guarantee="heuristic").status_code == 200
+
+
+def test_health_and_metrics_answer_while_certificates_are_computed(server: Running) -> None:
+    """Real certificates on all threads; the median says how the server answers, not how busy the machine is."""
+    stop = threading.Event()
+
+    def certify() -> int:
+        done = 0
+        while not stop.is_set():
+            done += server.certify(guarantee="individual", attack_range=5).status_code == 200
+        return done
+
+    with ThreadPoolExecutor(2) as pool:
+        busy = [pool.submit(certify) for _ in range(2)]
+        until(lambda: sample(server, "surety_running") > 0)
+        seconds: dict[str, list[float]] = {"/health/live": [], "/health/ready": [], "/metrics": []}
+        while_running = 0
+        for _ in range(15):
+            for path, times in seconds.items():
+                begun = time.perf_counter()
+                response = server.client.get(path)
+                times.append(time.perf_counter() - begun)
+                assert response.status_code == 200
+            while_running += "surety_running 0.0" not in response.text
+        stop.set()
+        assert sum(done.result() for done in busy) >= 2
+    assert while_running > 5
+    for path, times in seconds.items():
+        assert sorted(times)[len(times) // 2] < QUICK_SECONDS, (path, times)
+
+
+def test_an_unforeseen_error_says_nothing(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("secret of the house")
+
+    monkeypatch.setattr(service.certifier, "certify", broken)
+    response = server.certify()
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["type"] == "urn:surety:problem:internal"
+    assert "secret" not in response.text
+    monkeypatch.undo()
+    assert server.certify(guarantee="heuristic").status_code == 200
+
+
+def test_a_shortage_of_memory_is_503(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(service.certifier, "certify", greedy)
+    response = server.certify()
+    assert (response.status_code, response.json()["type"]) == (503, "urn:surety:problem:out_of_memory")
+
+
+def test_failing_to_load_is_told_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(_: str) -> str:
+        raise DeviceError("no such device")
+
+    monkeypatch.setattr(service.lifecycle, "select_device", absent)
+    with start(wait=False) as server:
+        until(lambda: server.services.lifecycle.failure is not None)
+        assert server.services.lifecycle.failure == "no such device"
+        assert server.client.get("/health/ready").status_code == 503
+
+
+SLOW = """
+import sys, time
+import service.certifier
+from models.votes import BaseClassifierVotes
+from service.cli import main
+
+class Slow(BaseClassifierVotes):
+    def class_counts(self, n, *, pixel_noise):
+        time.sleep(float(sys.argv[1]))
+        return super().class_counts(n, pixel_noise=pixel_noise)
+
+service.certifier.BaseClassifierVotes = Slow
+sys.exit(main(["serve", "--port", sys.argv[2]]))
+"""
+
+
+@contextmanager
+def slow_service(zoo: Path, seconds: float, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``surety serve`` in a process of its own, whose votes sleep."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu", **settings}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(seconds), str(port)],
+        cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: _status(f"{url}/health/ready") == 200)
+        yield process, url
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _status(url: str) -> int:
+    try:
+        return httpx.get(url, timeout=5).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def _certify(url: str) -> httpx.Response:
+    return httpx.post(
+        f"{url}/v1/certify", files={"image": ("x", encode(grey(), "PNG"))}, data={"guarantee": "heuristic"}, timeout=60
+    )
+
+
+def test_sigterm_finishes_what_runs_and_refuses_the_rest(zoo: Path) -> None:
+    with slow_service(zoo, 1.5) as (process, url), ThreadPoolExecutor(1) as pool:
+        running = pool.submit(_certify, url)
+        until(lambda: "surety_running 1.0" in httpx.get(f"{url}/metrics").text)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: _status(f"{url}/health/ready") == 503)
+        refused = _certify(url)
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:surety:problem:draining")
+        assert httpx.get(f"{url}/health/live").status_code == 200
+        assert running.result().status_code == 200
+        assert process.wait(20) == 0
+
+
+def test_sigterm_gives_up_after_its_limit(zoo: Path) -> None:
+    with slow_service(zoo, 60, SURETY_DRAIN_SECONDS="0.5") as (process, url), ThreadPoolExecutor(1) as pool:
+        running = pool.submit(_certify, url)
+        until(lambda: "surety_running 1.0" in httpx.get(f"{url}/metrics").text)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        answer = running.result()
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:surety:problem:draining")
+        assert process.wait(20) == 0
+        assert time.monotonic() - begun < 15
+
+
+def test_a_wrong_card_ends_the_process_with_its_message(zoo: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "zoo" / "constant-rotation"
+    broken.mkdir(parents=True)
+    for name in ("card.toml", "weights.safetensors"):
+        (broken / name).write_bytes((zoo / "constant-rotation" / name).read_bytes())
+    (broken / "card.toml").write_text((broken / "card.toml").read_text().replace("height = 12", "height = -1"))
+    ended = _serve(SURETY_ZOO=str(tmp_path / "zoo"), SURETY_PORT="0")
+    assert ended.returncode == 1
+    last = ended.stderr.strip().splitlines()[-1]
+    assert "card.toml" in last
+    assert "input.height" in last
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SURETY_PORT", "99999"), ("SURETY_MAX_RUNNING", "0"), ("SURETY_DEVICE", "tpu")]
+)
+def test_wrong_settings_are_named(name: str, value: str) -> None:
+    ended = _serve(**{name: value})
+    assert ended.returncode == 2
+    assert name in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def _serve(**settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli", "serve"],
+        cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_the_version_is_the_package_version() -> None:
+    from certification import __version__
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "service.cli", "version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == f"{__version__}\n"
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    from service.cli import main
+
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    listed = capsys.readouterr().out
+    assert all(command in listed for command in ("serve", "train", "calibrate", "evaluate", "version"))
+
+
+def test_problem_types_are_distinct() -> None:
+    from service.errors import ERROR_TABLE
+
+    labels = [kind.label for kind in ERROR_TABLE.values()]
+    assert len(set(labels)) == len(labels)
+    assert json.dumps(labels)
