@@ -1,0 +1,164 @@
+"""Batches of votes: of one shape, full across parameters, bounded in memory, refused for a wrong image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from certification.protocols import ErrorBoundSource, VoteSource
+from certification.vocabulary import AttackRange, Transformation
+from gpu.error_bound import BoundSettings
+from gpu.warp import round8, transform_image, warp_batch
+from models.card import read_card
+from models.error_bounds import ReceivedErrorBounds, ReferenceErrorBounds
+from models.registry import load_model
+from models.votes import BaseClassifierVotes
+from tests.models.conftest import write_model
+from tests.pictures import picture
+
+IMAGE = picture("bits", (12, 12, 1), 4)
+KINDS = [
+    (Transformation.ROTATION, "rotation"),
+    (Transformation.TRANSLATION, "translation"),
+    (Transformation.L2, "rotation"),
+]
+
+
+def load(tmp_path, trained_for="rotation"):
+    return load_model(read_card(write_model(tmp_path / "tiny", transformation=trained_for)))
+
+
+class Recorder(torch.nn.Module):
+    """Passes images on and keeps them."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.seen = network, []
+
+    def forward(self, images):
+        self.seen.append(images.clone())
+        return self.network(images)
+
+
+def record(model):
+    object.__setattr__(model, "network", Recorder(model.network))
+    return model.network.seen
+
+
+@pytest.mark.parametrize(("transformation", "trained_for"), KINDS)
+def test_votes_at_equal_a_naive_loop_over_what_the_network_saw(tmp_path, transformation, trained_for):
+    """Oracle: P T_beta x by itself, and one image a forward pass; 3 x 11 votes in batches of 8."""
+    model = load(tmp_path, trained_for)
+    network, seen = model.network, record(model)
+    votes = BaseClassifierVotes(model, IMAGE, transformation, seed=3, batch_size=8)
+    betas = votes.draw_parameters(3)
+    counts = votes.votes_at(betas, label=1, n_delta=11)
+    images = torch.cat(seen)[:33]
+    with torch.inference_mode():
+        expected = [int(network(image[None]).argmax()) == 1 for image in images]
+    assert counts.tolist() == np.reshape(expected, (3, 11)).sum(axis=1).tolist()
+    kind = "translation" if transformation is Transformation.L2 else str(transformation)
+    clean = np.repeat(warp_batch(IMAGE[None], betas, kind, model.operator), 11, axis=0)
+    residual = images.numpy() - clean
+    # five standard errors of a mean and of a standard deviation
+    assert abs(residual.mean()) < 5 * 0.3 / np.sqrt(residual.size)
+    assert abs(residual.std() - 0.3) < 5 * 0.3 / np.sqrt(2 * residual.size)
+    assert abs(np.corrcoef(residual[:-1].ravel(), residual[1:].ravel())[0, 1]) < 5 / np.sqrt(residual.size)
+
+
+def test_every_batch_has_one_shape_and_none_is_more_than_needed(tmp_path):
+    model = load(tmp_path)
+    seen = record(model)
+    votes = BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, seed=3, batch_size=16)
+    votes.votes_at(votes.draw_parameters(7), label=0, n_delta=13)
+    votes.class_counts(35, pixel_noise=True)
+    assert {tuple(batch.shape) for batch in seen} == {(16, 1, 12, 12)}
+    assert len(seen) == -(-7 * 13 // 16) + -(-35 // 16)
+    assert votes.votes == 7 * 13 + 35
+
+
+def test_padding_does_not_change_a_vote(tmp_path):
+    """The same seed and batch shape: fewer votes are the first ones of more votes."""
+    model = load(tmp_path)
+    betas = np.array([-20.0, 10.0, 50.0])
+
+    def hits(n):
+        return BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, seed=9, batch_size=64).votes_at(
+            betas[:n], label=1, n_delta=20
+        )
+
+    assert hits(1).tolist() == hits(3)[:1].tolist()
+    assert hits(2).tolist() == hits(3)[:2].tolist()
+
+
+def test_without_pixel_noise_the_network_sees_the_warped_image_alone(tmp_path):
+    model = load(tmp_path, "translation")
+    seen = record(model)
+    votes, twin = (
+        BaseClassifierVotes(model, IMAGE, Transformation.TRANSLATION, seed=5, batch_size=8) for _ in range(2)
+    )
+    votes.class_counts(8, pixel_noise=False)
+    expected = warp_batch(IMAGE[None], twin.draw_parameters(8), "translation", model.operator)
+    np.testing.assert_array_equal(seen[0].numpy(), expected)
+
+
+def test_memory_does_not_grow_with_the_number_of_votes(tmp_path):
+    """Every tensor that the network or its input need is one batch large, however many votes are asked for."""
+    model = load(tmp_path)
+    sizes = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                sizes.append(result.numel())
+            return result
+
+    votes = BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, seed=5, batch_size=32)
+    with Watch():
+        votes.votes_at(votes.draw_parameters(4), label=0, n_delta=700)
+        votes.class_counts(3000, pixel_noise=True)
+    batch = 32 * 32 * 6 * 6  # the first convolution's output, the largest thing there is
+    assert 32 * 144 <= max(sizes) <= batch
+
+
+def test_streams_of_parameters_and_of_pixel_noise_are_independent(tmp_path):
+    """Parameters do not depend on how much pixel noise was drawn before them."""
+    model = load(tmp_path)
+    one, two = (BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, seed=5, batch_size=8) for _ in range(2))
+    one.votes_at(np.zeros(3), label=0, n_delta=10)
+    assert one.draw_parameters(6).tolist() == two.draw_parameters(6).tolist()
+
+
+def test_an_image_or_a_transformation_that_does_not_fit_is_refused(tmp_path):
+    model = load(tmp_path)
+    with pytest.raises(ValueError, match="tiny takes images"):
+        BaseClassifierVotes(model, np.zeros((12, 12, 3), np.float32), Transformation.ROTATION, seed=1)
+    with pytest.raises(ValueError, match="not for translation"):
+        BaseClassifierVotes(model, IMAGE, Transformation.TRANSLATION, seed=1)
+
+
+@pytest.mark.parametrize("transformation", [Transformation.ROTATION, Transformation.TRANSLATION])
+def test_sources_conform_to_the_protocols_and_bounds_hold_for_the_pixels_that_are_classified(tmp_path, transformation):
+    """By inclusion: sampled attacks on a known original stay below both bounds."""
+    model = load(tmp_path, str(transformation))
+    votes: VoteSource = BaseClassifierVotes(model, IMAGE, transformation, seed=1, batch_size=8)
+    betas = votes.draw_parameters(3)
+    attack_range = AttackRange(transformation, 0.5)
+    settings = BoundSettings(cell_width=0.25, refinements=3, cell_budget=256)
+    generator = np.random.default_rng(0)
+    shape = (6,) if transformation is Transformation.ROTATION else (6, 2)
+    kind = str(transformation)
+    reference: ErrorBoundSource = ReferenceErrorBounds(model, IMAGE, attack_range, settings)
+    bounds = reference.error_bounds(betas)
+    assert bounds.shape == (3,)
+    assert np.isfinite(bounds).all()
+    for gamma in generator.uniform(-0.5, 0.5, shape):
+        attacked = round8(transform_image(IMAGE, gamma, kind))
+        received: ErrorBoundSource = ReceivedErrorBounds(model, attacked, attack_range, settings)
+        twice = warp_batch(attacked[None], betas, kind, model.operator).astype(float)
+        once = warp_batch(IMAGE[None], betas + gamma, kind, model.operator).astype(float)
+        errors = np.linalg.norm((twice - once).reshape(3, -1), axis=1)
+        assert (errors <= bounds).all()
+        assert (errors <= received.error_bounds(betas)).all()
