@@ -108,9 +108,7 @@ class Effort(ABC):
         )
         for name, sigma, is_needed in noises:
             if is_needed and not (sigma > 0.0 and math.isfinite(sigma)):
-                raise PlanError(
-                    f"the model's noise level must be finite and > 0: {name} = {sigma}", field="model"
-                )
+                raise PlanError(f"the model's noise level must be finite and > 0: {name} = {sigma}", field="model")
         votes = self.n0 + self.n * ((self.n_delta or 1) if self.is_nested else 1)
         if votes > self.max_votes:
             raise PlanError(

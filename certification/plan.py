@@ -147,8 +147,7 @@ class CertificationPlan(Effort):
             )
         if half_width > stored.attack_range:
             raise CalibrationError(
-                f"attack_range {half_width} is beyond the calibrated {stored.attack_range} "
-                f"{self.transformation.unit}"
+                f"attack_range {half_width} is beyond the calibrated {stored.attack_range} {self.transformation.unit}"
             )
         return stored
 

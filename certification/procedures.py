@@ -134,9 +134,7 @@ def predict(plan: Effort, votes: VoteSource, stage: Stage = no_stage) -> Predict
     return Prediction(None, counts, _too_few(passed, plan.n, label))
 
 
-def _error_bound(
-    plan: CertificationPlan, votes: VoteSource, bounds: ErrorBoundSource | None
-) -> ErrorBoundSummary:
+def _error_bound(plan: CertificationPlan, votes: VoteSource, bounds: ErrorBoundSource | None) -> ErrorBoundSummary:
     """E and rho_E: stored ones, or from this image: pilot draws choose E, fresh draws bound rho_E (Eq. 9)."""
     if plan.guarantee is Guarantee.DISTRIBUTIONAL and plan.calibration is not None:
         stored = plan.calibration

@@ -20,9 +20,7 @@ def _complement(alpha: float) -> str:
     return f"{Context(rounding=ROUND_FLOOR).subtract(Decimal(1), Decimal(repr(alpha))):f}"
 
 
-def certified_sentence(
-    plan: CertificationPlan, *, label: int, radius: float, covers_attack_range: bool
-) -> str:
+def certified_sentence(plan: CertificationPlan, *, label: int, radius: float, covers_attack_range: bool) -> str:
     """Who the certificate holds for, up to which radius, with which probability."""
     probably = f"With probability at least {_complement(plan.alpha)} over the noise drawn for it"
     if plan.transformation is Transformation.L2:

@@ -27,9 +27,7 @@ class PlanError(CertificationError):
         Numbers that would do, by field, all to be set together; empty where no number would.
     """
 
-    def __init__(
-        self, message: str, *, field: str, required: Mapping[str, float | int] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, field: str, required: Mapping[str, float | int] | None = None) -> None:
         super().__init__(message)
         self.field = field
         self.required: dict[str, float | int] = dict(required or {})

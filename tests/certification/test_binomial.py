@@ -26,9 +26,7 @@ LEVELS = st.floats(1e-6, 0.49)
 
 def tail(successes: int, n: int, p: Fraction) -> Fraction:
     """P(Bin(n, p) >= successes), exactly."""
-    return sum(
-        (comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(successes, n + 1)), start=Fraction(0)
-    )
+    return sum((comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(successes, n + 1)), start=Fraction(0))
 
 
 @st.composite
@@ -114,9 +112,7 @@ def test_lower_bound_stays_valid_beyond_one_half() -> None:
 
 @given(st.integers(1, 50), st.fractions(0, 1, max_denominator=1000), LEVELS)
 @example(n=10, p0=Fraction(1, 2), alpha=1 / 1024)
-def test_smallest_passing_count_is_the_least_that_keeps_the_level(
-    n: int, p0: Fraction, alpha: float
-) -> None:
+def test_smallest_passing_count_is_the_least_that_keeps_the_level(n: int, p0: Fraction, alpha: float) -> None:
     """Oracle: exact fractions; at a tie the count may be one higher, never lower."""
     p = Fraction(float(p0))
     found = smallest_passing_count(n, float(p0), alpha)

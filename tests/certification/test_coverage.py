@@ -34,9 +34,7 @@ def step(edge: float, below: float, above: float) -> Function:
     return lambda beta: np.where(beta <= edge, below, above)
 
 
-def certify_often(
-    plan: CertificationPlan, share: Function, bound: Function = np.zeros_like
-) -> list[Certified]:
+def certify_often(plan: CertificationPlan, share: Function, bound: Function = np.zeros_like) -> list[Certified]:
     """The certified runs for class 1, out of RUNS with different draws."""
     found = []
     for seed in range(RUNS):

@@ -172,9 +172,7 @@ def test_inner_threshold_of_an_unbounded_error_cannot_be_passed() -> None:
 
 
 @given(st.floats(0.01, 5.0), st.floats(0.0, 0.002), st.floats(0.0, 1e-9))
-def test_required_p_lower_is_the_least_that_reaches_the_radius(
-    wanted: float, alpha_delta: float, rho: float
-) -> None:
+def test_required_p_lower_is_the_least_that_reaches_the_radius(wanted: float, alpha_delta: float, rho: float) -> None:
     def radius_of(p: float) -> float | None:
         return radius_received(p, alpha_delta, rho, 1.0)
 
