@@ -1,0 +1,104 @@
+"""Evaluation: the strongest of k attacks, shares that add up, runs that go on where they were stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from certification.vocabulary import AttackRange, Transformation
+from gpu.warp import round8, transform_image
+from models import evaluate
+from models.card import read_card
+from models.registry import load_model
+from tests.models.conftest import write_model
+from tests.models.made_digits import write_made_digits
+from tests.pictures import picture
+
+SHIPPED = Path(__file__).parents[2] / "models" / "zoo" / "mnist-rotation" / "card.toml"
+
+
+@pytest.mark.parametrize(("transformation", "shape"), [("rotation", (9,)), ("translation", (9, 2))])
+def test_the_attack_keeps_the_image_with_the_highest_loss(tmp_path, transformation, shape):
+    """Oracle: every attack by itself, its loss as -log softmax."""
+    model = load_model(read_card(write_model(tmp_path / "tiny", transformation=transformation)))
+    image = picture("noise", (12, 12, 1), 1)
+    attack_range = AttackRange(Transformation(transformation), 3.0)
+    chosen = evaluate.worst_of_k(model, image, 2, attack_range, 9, np.random.default_rng(4))
+    losses, attacked = [], []
+    for gamma in np.random.default_rng(4).uniform(-3.0, 3.0, shape):
+        attacked.append(round8(transform_image(image, gamma, transformation)))
+        with torch.inference_mode():
+            logits = model.network(torch.from_numpy(model.operator.apply(attacked[-1][None])))[0].double().numpy()
+        losses.append(np.log(np.exp(logits).sum()) - logits[2])
+    np.testing.assert_array_equal(chosen, attacked[int(np.argmax(losses))])
+
+
+def test_a_summary_counts_wrong_answers_and_abstentions_as_failures():
+    row = {"truth": 1, "votes": 10, "seconds": 1.0, "error_bound": None}
+    rows = [
+        {**row, "label": 1, "radius": 12.0, "covers": True},
+        {**row, "label": 1, "radius": 4.0, "covers": False},
+        {**row, "label": 3, "radius": 12.0, "covers": True},
+        {**row, "label": None, "radius": None, "covers": False},
+    ]
+    found = evaluate.summarise(rows, [0.0, 4.0, 10.0, 20.0])
+    assert found["certified_accuracy"] == {"0": 0.5, "4": 0.5, "10": 0.25, "20": 0.0}
+    assert found["right"] == 0.5
+    assert found["right_and_covering"] == 0.25
+    assert found["covering_of_right"] == 0.5
+
+
+def arguments(tmp_path, root, *words):
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    shown = [SHIPPED, "--data", root, "--guarantee", "heuristic", "--attack-range", 10, "--images", 3, *words]
+    return parser.parse_args([*map(str, shown), "--out", str(tmp_path / "result.json")])
+
+
+def test_a_stopped_evaluation_goes_on_and_ends_as_an_unbroken_one(tmp_path, monkeypatch, capsys):
+    root = write_made_digits(tmp_path / "data", train=1, test=3)
+    assert evaluate.run(arguments(tmp_path, root, "--attack", 2)) == 0
+    whole = json.loads((tmp_path / "result.json").read_text())
+    true_evaluation, seen = evaluate.evaluate_image, []
+
+    def stopping(*words):
+        seen.append(words[4])
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return true_evaluation(*words)
+
+    monkeypatch.setattr(evaluate, "evaluate_image", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(arguments(tmp_path, root, "--attack", 2))
+    assert evaluate.run(arguments(tmp_path, root, "--attack", 2)) == 0
+    again = json.loads((tmp_path / "result.json").read_text())
+    assert seen == [0, 1, 1, 2]
+    for result in (whole, again):
+        for one in result["rows"]:
+            assert one.pop("seconds") >= 0.0
+    assert again["rows"] == whole["rows"]
+    assert [one["votes"] for one in whole["rows"]] == [300, 300, 300]
+    assert str(tmp_path) not in whole["command"]
+    assert "certified_accuracy" in capsys.readouterr().out
+
+
+def test_rows_of_other_settings_are_not_reused(tmp_path, monkeypatch):
+    root = write_made_digits(tmp_path / "data", train=1, test=3)
+    true_evaluation, seen = evaluate.evaluate_image, []
+
+    def stopping(*words):
+        seen.append(words[4])
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return true_evaluation(*words)
+
+    monkeypatch.setattr(evaluate, "evaluate_image", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(arguments(tmp_path, root))
+    assert evaluate.run(arguments(tmp_path, root, "--n", 150)) == 0
+    assert seen == [0, 1, 0, 1, 2]
