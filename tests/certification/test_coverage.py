@@ -23,10 +23,10 @@ from certification.radius import inner_threshold, radius_received
 from certification.vocabulary import AttackRange, Guarantee, ImageIs, Transformation
 from tests.certification.sources import CALIBRATION, Function, World, constant, predict_plan
 
-RUNS = 1000
+RUNS = 600
 ALPHA = 0.1
 LIMIT = ALPHA + 3.0 * math.sqrt(ALPHA * (1.0 - ALPHA) / RUNS)
-"""Three standard deviations of the simulation above alpha: .128."""
+"""Three standard deviations of the simulation above alpha: .137."""
 STORED = replace(CALIBRATION, sigma_gamma=1.0, rho_E=0.1, error_bound=0.5)
 
 
