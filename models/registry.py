@@ -124,14 +124,14 @@ def _load_network(card: ModelCard, operator: Operator) -> nn.Module:
     except ArchitectureError as error:
         raise CardError(card.path, "architecture.name", str(error)) from error
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if difference := sorted(set(expected) ^ set(weights)):
+        raise CardError(card.path, "weights.file", f"tensors missing or not expected: {', '.join(difference[:5])}")
     for name, shape in expected.items():
-        if name in weights and weights[name].shape != shape:
+        if weights[name].shape != shape:
             raise CardError(
                 card.path, _blame(card, weights[name].shape, shape),
                 f"{name} has shape {tuple(weights[name].shape)} in the weights, {tuple(shape)} by the card",
             )  # fmt: skip
-    if difference := sorted(set(expected) ^ set(weights)):
-        raise CardError(card.path, "weights.file", f"tensors missing or not expected: {', '.join(difference[:5])}")
     if bad := [name for name, tensor in weights.items() if not torch.isfinite(tensor.float()).all()]:
         raise CardError(card.path, "weights.file", f"{bad[0]} holds NaN or infinity")
     network.load_state_dict(weights)

@@ -18,7 +18,8 @@ from certification.calibration import Calibration
 from certification.vocabulary import Transformation
 from models.architectures import ArchitectureError, build
 from models.card import CardError, read_card
-from models.registry import UnknownModelError, load_model, load_registry
+from models.registry import UnknownModelError, _check_forward, load_model, load_registry
+from models.torchvision_compat import models as torchvision_models
 from tests.models.conftest import write_model
 
 SHIPPED = Path(__file__).parents[2] / "models" / "zoo"
@@ -65,6 +66,19 @@ def test_a_written_model_loads_and_answers(card_path):
         ("blur_size = 3", "blur_width = 3", "preprocessing.blur_width"),
         ("sigma_delta = 0.3", "sigma_delta = -0.3", "noise.sigma_delta"),
         ("sigma_delta = 0.3", "sigma_delta = inf", "noise.sigma_delta"),
+        ("sigma_gamma = 20.0", "sigma_gamma = 0.0", "noise.sigma_gamma"),
+        ('transformation = "rotation"', 'transformation = "none"', "noise.sigma_gamma"),
+        (
+            'transformation = "rotation"\nsigma_gamma = 20.0\nsigma_delta = 0.3',
+            'transformation = "none"\nsigma_gamma = 0.0\nsigma_delta = 0.0',
+            "noise.sigma_delta",
+        ),
+        ('"small_conv"', '"small_conv"\noptions = { width = 16 }', "architecture.options"),
+        ('"small_conv"', '"small_conv"\noptions = { width = -1 }', "architecture.name"),
+        ('"small_conv"', '"small_conv"\nmean = [0.5]', "architecture.std"),
+        ('"small_conv"', '"small_conv"\nmean = [0.5]\nstd = [0.0]', "architecture.std"),
+        ('"small_conv"', '"small_conv"\nmean = [0.5]\nstd = [true]', "architecture.std"),
+        ('"small_conv"', '"torchvision:squeezenet1_1"', "weights.file"),
         ('transformation = "rotation"', 'transformation = "scaling"', "noise.transformation"),
         ("[defaults]\nattack_range = 5.0", "[defaults]\nattack_range = 90.0", "defaults.attack_range"),
         ("[limits]\nattack_range = 45.0", "[limits]", "limits.attack_range"),
@@ -126,6 +140,18 @@ def test_any_torchvision_architecture_loads_from_a_local_file(tmp_path, name):
     model = load_model(read_card(path))
     images = torch.rand(2, 3, 40, 40)
     torch.testing.assert_close(model.network(images), network((images - 0.5) / 0.2))
+
+
+def test_a_size_that_a_torchvision_network_refuses_is_named(tmp_path):
+    """A vision transformer takes one image size only, and says so by an assertion."""
+    torch.manual_seed(1)
+    small = {"image_size": 32, "patch_size": 16, "num_layers": 1, "num_heads": 1, "hidden_dim": 8, "mlp_dim": 8}
+    network = torchvision_models.VisionTransformer(**small, num_classes=3)
+    path = write_model(tmp_path / "net", network=network)
+    card = read_card(path)
+    with pytest.raises(CardError, match=r"refuses an image of this size: Wrong image height") as caught:
+        _check_forward(card, network.eval(), card.preprocessing.operator(12, 12))
+    assert caught.value.field == "input"
 
 
 def test_a_real_imagenet_classifier_loads_and_recognises(imagenet_root, tmp_path):
