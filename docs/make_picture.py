@@ -1,6 +1,6 @@
 """Draws ``docs/result.png``: a received digit and what a running service certifies about it.
 
-Usage: ``python docs/make_picture.py http://127.0.0.1:8000``
+Usage: ``python docs/make_picture.py [URL [SAMPLE]]``, by default http://127.0.0.1:8000 and the first digit of the test set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 from gpu.warp import transform_image
 from service.demo import GUARANTEES, SAMPLES, png
 
-ANGLE, ATTACK_RANGE, SAMPLE = 8.0, 10.0, "mnist-test-00018.png"
+ANGLE, ATTACK_RANGE = 8.0, 10.0
 
 
 def certificates(url: str, data: bytes) -> list[dict[str, Any]]:
@@ -32,12 +32,12 @@ def certificates(url: str, data: bytes) -> list[dict[str, Any]]:
     return replies
 
 
-def main(url: str) -> None:
+def main(url: str = "http://127.0.0.1:8000", sample: str = "mnist-test-00000.png") -> None:
     """Draw the received digit beside a bar a guarantee."""
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    with Image.open(SAMPLES / SAMPLE) as picture:
+    with Image.open(SAMPLES / sample) as picture:
         digit = np.asarray(picture, dtype=np.float32)[:, :, None] / np.float32(255)
     data = png(transform_image(digit, ANGLE, "rotation"))
     replies = certificates(url, data)
@@ -48,9 +48,9 @@ def main(url: str) -> None:
     for row, reply in enumerate(reversed(replies)):
         radius = reply["radius"] or 0.0
         right.barh(row, 2 * radius, left=-radius, color="#4878a8" if radius else "#bbbbbb")
-        label = "abstained" if reply["abstained"] else f"label {reply['class_name']}"
+        answer = "abstained" if reply["abstained"] else f"label {reply['class_name']}, +-{radius:.3g} degrees"
         votes, seconds = reply["counts"]["votes"], reply["seconds"]["total"]
-        text = f"{label}, +-{radius:.3g} degrees, {votes:,} votes, {seconds:.1f} s"
+        text = f"{answer}, {votes:,} votes, {seconds:.1f} s"
         right.text(0.0, row, text, ha="center", va="center", color="white" if radius else "black", fontsize=9)
     right.set_yticks(range(len(replies)), [reply["guarantee"] for reply in reversed(replies)])
     right.set_xlim(-ATTACK_RANGE * 1.05, ATTACK_RANGE * 1.05)
@@ -61,4 +61,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000")
+    main(*sys.argv[1:3])
