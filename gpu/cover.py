@@ -113,6 +113,9 @@ def largest_rotation_errors(
     exact, operands = _setup(images, operator)
     out = np.empty(len(exact))
     rounding = operator.norm_bound * TOLERANCE * math.sqrt(operator.mask.sum() * exact.shape[3])
+    # The floor is meant for the result, so what is added below comes off it first.
+    slack = float(_with_slack(np.zeros(1), operator, exact.shape[3])[0])
+    floor = max((floor - slack) / (1.0 + ARITHMETIC_SLACK) * (1.0 - ARITHMETIC_SLACK), 0.0)
     kernels.rotation_cpu(
         exact, *operands, 1 if _is_symmetric(operator) else 4, math.radians(half_width), tolerance, rounding, floor,
         math.radians(COARSE), budget, out,

@@ -81,9 +81,7 @@ def refusal(errors: Any) -> FieldError:
         {"field": ".".join(str(part) for part in one["loc"])[:60], "message": _message(one)}
         for one in list(errors)[:10]
     ]
-    return FieldError(
-        f"{listed[0]['field']}: {listed[0]['message']}", field=listed[0]["field"], errors=listed
-    )
+    return FieldError(f"{listed[0]['field']}: {listed[0]['message']}", field=listed[0]["field"], errors=listed)
 
 
 def _message(error: Any) -> str:

@@ -41,6 +41,7 @@ from .schemas import (
 from .settings import Settings
 
 VOTES_BETWEEN_CHECKS = 16_384
+BOUNDS_BETWEEN_CHECKS = 8
 SEED_BITS = 128
 
 P = TypeVar("P", bound=Effort)
@@ -75,6 +76,21 @@ class InterruptibleVotes:
         return np.concatenate(parts)
 
 
+class InterruptibleBounds:
+    """An error-bound source that looks at the cancellation between parts; no draw's bound depends on another."""
+
+    def __init__(self, bounds: ErrorBoundSource, check: Callable[[], None]) -> None:
+        self._bounds, self._check = bounds, check
+
+    def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See ``certification.protocols.ErrorBoundSource``."""
+        parts = []
+        for first in range(0, len(parameters), BOUNDS_BETWEEN_CHECKS):
+            self._check()
+            parts.append(self._bounds.error_bounds(parameters[first : first + BOUNDS_BETWEEN_CHECKS]))
+        return np.concatenate(parts)
+
+
 @dataclass(frozen=True)
 class Task(Generic[P]):
     """A request that passed every check, with its image decoded."""
@@ -105,9 +121,7 @@ class Certifier:
         """Compute a certificate; on a worker thread."""
         plan, clock = task.plan, task.clock
         clock.check = cancellation.check
-        bounds = (
-            self._error_bounds(task) if plan.guarantee is Guarantee.INDIVIDUAL and plan.is_nested else None
-        )
+        bounds = self._error_bounds(task) if plan.guarantee is Guarantee.INDIVIDUAL and plan.is_nested else None
         outcome = _on_device(lambda: certify(plan, self._votes(task), bounds, clock.stage))
         self._metrics.observe_certificate(outcome)
         certified = isinstance(outcome, Certified)
@@ -132,9 +146,7 @@ class Certifier:
         clock.check = cancellation.check
         prediction = _on_device(lambda: predict(plan, self._votes(task), clock.stage))
         self._metrics.observe_prediction(plan, prediction)
-        return PredictReply(
-            **self._answer(task, prediction.counts, prediction.label), reason=prediction.reason
-        )
+        return PredictReply(**self._answer(task, prediction.counts, prediction.label), reason=prediction.reason)
 
     def _prepare(self, chosen: Chosen[P], data: bytes) -> Task[P]:
         clock, takes = StageClock(), chosen.model.card.input
@@ -156,11 +168,12 @@ class Certifier:
         return InterruptibleVotes(votes, task.clock.check)
 
     def _error_bounds(self, task: Task[CertificationPlan]) -> ErrorBoundSource:
-        source = ReceivedErrorBounds if task.plan.image_is is ImageIs.RECEIVED else ReferenceErrorBounds
         settings = BoundSettings(cell_width=None, chunk_bytes=self._settings.bound_chunk_bytes)
-        return source(
-            task.model, task.image.pixels, task.plan.attack_range, settings, self.device, task.clock.stage
-        )
+        parts = (task.model, task.image.pixels, task.plan.attack_range, settings, self.device, task.clock.stage)
+        if task.plan.image_is is ImageIs.RECEIVED:
+            # One call, since the inverse is computed once a call; it opens a stage for each of its parts.
+            return ReceivedErrorBounds(*parts)
+        return InterruptibleBounds(ReferenceErrorBounds(*parts), task.clock.check)
 
     def _answer(self, task: Task[P], counts: Counts, label: int | None) -> dict[str, Any]:
         """The part that both replies share."""

@@ -19,7 +19,6 @@ COMMANDS = {
 def _serve(arguments: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
-    from .server import serve
     from .settings import Settings
 
     given = {name: getattr(arguments, name) for name in ("host", "port", "zoo", "device")}
@@ -30,6 +29,8 @@ def _serve(arguments: argparse.Namespace) -> int:
             name = ".".join(str(part) for part in one["loc"])
             print(f"surety: SURETY_{name.upper()}: {one['msg']}, not {one['input']!r}", file=sys.stderr)
         return 2
+    from .server import serve  # after the settings: it loads torch
+
     return serve(settings)
 
 

@@ -153,8 +153,7 @@ class Engine:
             if ahead >= self._capacity:
                 seconds = min(max(math.ceil(self._mean_seconds * ahead / self._max_running), 1), 120)
                 raise OverloadedError(
-                    f"{self._running} requests are computed and {ahead - self._running} wait; "
-                    f"try again in {seconds} s",
+                    f"{self._running} requests are computed and {ahead - self._running} wait; try again in {seconds} s",
                     retry_after_seconds=seconds,
                 )
             cancellation = Cancellation()

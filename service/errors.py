@@ -133,9 +133,7 @@ ERROR_TABLE: Mapping[type[Exception], Kind] = {
     ImageChannelsError: Kind(422, "image_channels", "The image has the wrong channels for the model"),
     UnknownResourceError: Kind(404, "unknown_model", "No such model"),
     AttackRangeError: Kind(422, "attack_range", "The attack range is too wide"),
-    ModelTransformationError: Kind(
-        422, "model_transformation", "The model does not serve this transformation"
-    ),
+    ModelTransformationError: Kind(422, "model_transformation", "The model does not serve this transformation"),
     CalibrationMissingError: Kind(409, "calibration_missing", "There is no calibrated error bound"),
     CalibrationError: Kind(422, "calibration", "The calibrated error bound does not cover this request"),
     PlanError: Kind(422, "cannot_certify", "This request can never yield a certificate"),
@@ -193,12 +191,12 @@ class ProblemResponse(Response):
     ) -> None:
         self.kind = kind
         body = {
-            **(members or {}),
             "type": TYPE_PREFIX + kind.label,
             "title": kind.title,
             "status": kind.status,
             "detail": detail,
             "instance": urllib.parse.quote(instance),
+            **(members or {}),
         }
         super().__init__(json.dumps(body), status_code=kind.status, headers=dict(headers or {}))
 

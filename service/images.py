@@ -95,9 +95,7 @@ def decode(data: bytes, spec: ImageSpec, *, max_pixels: int) -> DecodedImage:
     except (ImagePixelsError, ImageShapeError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImagePixelsError(
-            "image claims far too many pixels", field="image", maximum=max_pixels
-        ) from error
+        raise ImagePixelsError("image claims far too many pixels", field="image", maximum=max_pixels) from error
     except Exception as error:
         # Pillow's decoders raise about any class on damaged files; whatever it is, the file is the cause.
         reason = str(error) if isinstance(error, OSError | SyntaxError | ValueError) else type(error).__name__
@@ -193,9 +191,7 @@ def _reread(data: bytes, raw_mode: str) -> NDArray[Any]:
         return np.asarray(image)
 
 
-def _sixteen_bit(
-    image: Image.Image, raw_mode: str, reread: Callable[[str], NDArray[Any]]
-) -> NDArray[np.uint16]:
+def _sixteen_bit(image: Image.Image, raw_mode: str, reread: Callable[[str], NDArray[Any]]) -> NDArray[np.uint16]:
     """Both bytes of every sample [H, W, 4] of a 16-bit PNG; Pillow alone keeps them for opaque grey only."""
     key = image.info.get("transparency")
     if raw_mode == "I;16B":

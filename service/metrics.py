@@ -59,15 +59,11 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Answered requests.", "route", "method", "status")
         self.problems = self._counter("problems", "Refused or failed requests by problem type.", "type")
-        self.request_seconds = self._histogram(
-            "request_seconds", "From the first byte to the last.", SECONDS, "route"
-        )
+        self.request_seconds = self._histogram("request_seconds", "From the first byte to the last.", SECONDS, "route")
         self.outcomes = self._counter(
             "outcomes", "Answers by guarantee.", "request", "transformation", "guarantee", "outcome"
         )
-        self.stage_seconds = self._histogram(
-            "stage_seconds", "Time in a stage of an answer.", SECONDS, "stage"
-        )
+        self.stage_seconds = self._histogram("stage_seconds", "Time in a stage of an answer.", SECONDS, "stage")
         self.votes = self._counter("votes", "Base-classifier evaluations.", "model")
         self.radius = self._histogram(
             "radius", "Certified radii in the unit.", RADII, "transformation", "guarantee", "unit"
@@ -76,14 +72,10 @@ class Metrics:
             "error_bound", "Error bounds E used (l2, intensity).", ERROR_BOUNDS, "transformation", "guarantee"
         )
         self.in_flight = self._gauge("requests_in_flight", "Requests that are not answered yet.")
-        self._gauge("queue_depth", "Admitted requests that wait for a thread.").set_function(
-            lambda: engine.waiting
-        )
+        self._gauge("queue_depth", "Admitted requests that wait for a thread.").set_function(lambda: engine.waiting)
         self._gauge("running", "Requests that are computed.").set_function(lambda: engine.running)
         self.ready = self._gauge("ready", "1 once models are loaded and kernels compiled.")
-        self.models = self._gauge(
-            "model_info", "1 for each loaded model.", "model", "digest", "transformation"
-        )
+        self.models = self._gauge("model_info", "1 for each loaded model.", "model", "digest", "transformation")
         self._gauge("build_info", "1, with the version.", "version").labels(__version__).set(1)
         self.registry.register(DeviceMemory())
 

@@ -55,9 +55,7 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
     @cache
     def openapi() -> dict[str, Any]:
-        schema = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
-        )
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
         return schema
 
@@ -70,9 +68,7 @@ def submission(kind: type[Fields]) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                MULTIPART: {
-                    "schema": _schema(kind, {"type": "string", "format": "binary", "description": "A file."})
-                },
+                MULTIPART: {"schema": _schema(kind, {"type": "string", "format": "binary", "description": "A file."})},
                 JSON: {
                     "schema": _schema(
                         kind,

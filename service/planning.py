@@ -50,8 +50,9 @@ class Planner:
         RequestError, CertificationError
             If the request cannot be answered with a certificate, whatever the image.
         """
-        model, transformation, guarantee = self._choose(fields)
+        model, transformation = self._choose(fields)
         half_width = self._half_width(fields, model, transformation)
+        guarantee = fields.guarantee or _default_guarantee(model, transformation, half_width)
         effort = self._effort(fields, model, transformation, guarantee)
         if fields.n_error is not None:
             effort["n_error"] = fields.n_error
@@ -68,10 +69,11 @@ class Planner:
 
     def predict(self, fields: PredictFields) -> Chosen[PredictPlan]:
         """Plan a prediction; raises as :meth:`certify`."""
-        model, transformation, guarantee = self._choose(fields)
+        model, transformation = self._choose(fields)
+        guarantee = fields.guarantee or Guarantee.INDIVIDUAL
         return Chosen(model, PredictPlan(**self._effort(fields, model, transformation, guarantee)))
 
-    def _choose(self, fields: Fields) -> tuple[LoadedModel, Transformation, Guarantee]:
+    def _choose(self, fields: Fields) -> tuple[LoadedModel, Transformation]:
         try:
             if fields.model is None:
                 model = self._registry.default_for(fields.transformation or Transformation.ROTATION)
@@ -80,14 +82,10 @@ class Planner:
         except UnknownModelError as error:
             which = "no model serves this" if fields.model is None else f"unknown model {quote(fields.model)}"
             known = sorted(self._registry.models)
-            raise FieldError(
-                f"model: {which}; there are {', '.join(known)}", field="model", known=known
-            ) from error
+            raise FieldError(f"model: {which}; there are {', '.join(known)}", field="model", known=known) from error
         served = model.card.transformations
         if not served:
-            raise ModelTransformationError(
-                f"{model.card.id} has no noise: it certifies nothing", field="model"
-            )
+            raise ModelTransformationError(f"{model.card.id} has no noise: it certifies nothing", field="model")
         transformation = fields.transformation or Transformation(served[0])
         if transformation not in served:
             raise ModelTransformationError(
@@ -95,9 +93,7 @@ class Planner:
                 field="transformation",
                 known=list(served),
             )
-        if transformation is Transformation.L2:
-            return model, transformation, fields.guarantee or Guarantee.INDIVIDUAL
-        return model, transformation, fields.guarantee or Guarantee.DISTRIBUTIONAL
+        return model, transformation
 
     def _half_width(self, fields: CertifyFields, model: LoadedModel, transformation: Transformation) -> float:
         card = model.card
@@ -129,12 +125,18 @@ class Planner:
         return effort
 
 
+def _default_guarantee(model: LoadedModel, transformation: Transformation, half_width: float) -> Guarantee:
+    """Distributional where a stored bound covers the attack range, since it is far cheaper; else individual."""
+    stored = model.calibration_for(transformation, half_width)
+    covers = stored is not None and stored.attack_range >= half_width
+    return Guarantee.DISTRIBUTIONAL if covers else Guarantee.INDIVIDUAL
+
+
 def _calibration(model: LoadedModel, transformation: Transformation, half_width: float) -> Calibration:
     calibration = model.calibration_for(transformation, half_width)
     if calibration is None:
         raise CalibrationMissingError(
-            f"no error bound was calibrated for {model.card.id} and {transformation}: "
-            "ask for another guarantee",
+            f"no error bound was calibrated for {model.card.id} and {transformation}: ask for another guarantee",
             field="guarantee",
         )
     if half_width > calibration.attack_range:

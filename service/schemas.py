@@ -19,9 +19,7 @@ INTEGERS, NUMBERS = frozenset({"n0", "n", "n_delta", "n_error"}), frozenset({"al
 class Fields(BaseModel):
     """What the two POST requests share, beside the image. Numbers are numbers: no text, no truth values."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     model: Annotated[str, Field(max_length=100)] | None = Field(
         default=None, description="Id of a model; default: the first one for the transformation."
@@ -31,7 +29,7 @@ class Fields(BaseModel):
     )
     guarantee: Annotated[Guarantee, ByName] | None = Field(
         default=None,
-        description="Default: distributional for rotation and translation; l2 has individual only.",
+        description="Default: distributional where a calibrated bound covers the attack range, else individual.",
     )
     alpha: float = Field(
         default=0.01,
@@ -81,9 +79,7 @@ class CountsReply(Reply):
 
     selection: int = Field(description="Draws that chose the class.")
     n: int = Field(description="Parameters drawn to estimate.")
-    passed: int = Field(
-        description="Of these, the draws that passed (without inner tests: voted for the class)."
-    )
+    passed: int = Field(description="Of these, the draws that passed (without inner tests: voted for the class).")
     n_delta: int = Field(description="Votes at each of these parameters.")
     votes: int = Field(description="Base-classifier evaluations in all.")
 
@@ -110,9 +106,7 @@ class AnswerReply(Reply):
     guarantee: Guarantee
     alpha: float
     counts: CountsReply
-    sigma_gamma: float = Field(
-        description="Standard deviation of the parameter noise, degrees or pixels; l2: 0."
-    )
+    sigma_gamma: float = Field(description="Standard deviation of the parameter noise, degrees or pixels; l2: 0.")
     sigma_delta: float = Field(
         description="Standard deviation of the pixel noise, intensity in [0, 1]; 0 where none was added."
     )
@@ -147,12 +141,8 @@ class CertifyReply(AnswerReply):
     )
     radius_unit: str = Field(description="degrees, pixels or intensity.")
     attack_range: float = Field(description="Half-width in radius_unit.")
-    required: dict[str, float] | None = Field(
-        description="Numbers that would have done, where abstained for such."
-    )
-    covers_attack_range: bool = Field(
-        description="Whether every parameter of the attack range lies within the radius."
-    )
+    required: dict[str, float] | None = Field(description="Numbers that would have done, where abstained for such.")
+    covers_attack_range: bool = Field(description="Whether every parameter of the attack range lies within the radius.")
     image_is: ImageIs
     statement: str = Field(description="The sentence that this answer means.")
     alpha_shares: dict[str, float] = Field(
@@ -241,9 +231,7 @@ class BoundsQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    model: Annotated[str, Field(max_length=100)] | None = Field(
-        default=None, description="Only this model's."
-    )
+    model: Annotated[str, Field(max_length=100)] | None = Field(default=None, description="Only this model's.")
     transformation: Transformation | None = Field(default=None, description="Only this transformation's.")
 
 

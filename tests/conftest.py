@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Before torch is imported by a test module: pools that spin while they wait take each other's cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 from hypothesis import HealthCheck, settings
 

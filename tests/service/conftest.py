@@ -94,6 +94,8 @@ options = {{ width = 2 }}
 file = "weights.safetensors"
 sha256 = "{digest}"
 [preprocessing]
+vignette = "circle"
+margin = 1.0
 [noise]
 transformation = "{transformation}"
 sigma_gamma = {SIGMA_GAMMA[transformation]}
@@ -130,7 +132,7 @@ def calibration(name: str, transformation: str) -> dict[str, Any]:
         "split": "train",
         "seed": 0,
         "sigma_gamma": SIGMA_GAMMA[transformation],
-        "preprocessing_digest": Preprocessing().digest(),
+        "preprocessing_digest": Preprocessing(vignette="circle", margin=1.0).digest(),
         "method": "made up",
         "largest_bound": 0.19,
         "version": "0",

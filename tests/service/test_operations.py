@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -21,15 +20,16 @@ import pytest
 
 import service.certifier
 import service.lifecycle
+from certification import __version__
 from gpu.targets import DeviceError
 from models.votes import BaseClassifierVotes
+from service.cli import main
+from service.errors import ERROR_TABLE
 
 from .conftest import Running, Start, until
 from .pictures import encode, grey
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK_SECONDS = 0.1
-
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
@@ -99,14 +99,16 @@ def test_a_client_that_leaves_frees_its_permit(start: Start, gate: threading.Eve
 
 
 def test_health_and_metrics_answer_while_certificates_are_computed(server: Running) -> None:
-    """Real certificates on all threads; the median says how the server answers, not how busy the machine is."""
+    """Real certificates on all threads: no answer waits for one. A ratio, since the machine may be busy itself."""
     stop = threading.Event()
 
-    def certify() -> int:
-        done = 0
+    def certify() -> list[float]:
+        spent = []
         while not stop.is_set():
-            done += server.certify(guarantee="individual", attack_range=5).status_code == 200
-        return done
+            begun = time.perf_counter()
+            assert server.certify(guarantee="individual", attack_range=5).status_code == 200
+            spent.append(time.perf_counter() - begun)
+        return spent
 
     with ThreadPoolExecutor(2) as pool:
         busy = [pool.submit(certify) for _ in range(2)]
@@ -121,10 +123,11 @@ def test_health_and_metrics_answer_while_certificates_are_computed(server: Runni
                 assert response.status_code == 200
             while_running += "surety_running 0.0" not in response.text
         stop.set()
-        assert sum(done.result() for done in busy) >= 2
+        certificates = [spent for done in busy for spent in done.result()]
+    assert len(certificates) >= 2
     assert while_running > 5
     for path, times in seconds.items():
-        assert sorted(times)[len(times) // 2] < QUICK_SECONDS, (path, times)
+        assert sorted(times)[len(times) // 2] < sorted(certificates)[len(certificates) // 2] / 2, (path, times, certificates)
 
 
 def test_an_unforeseen_error_says_nothing(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +166,7 @@ def test_failing_to_load_is_told_once(start: Start, monkeypatch: pytest.MonkeyPa
 
 SLOW = """
 import sys, time
-import service.certifier
+import service.certifier, service.lifecycle
 from models.votes import BaseClassifierVotes
 from service.cli import main
 
@@ -173,6 +176,7 @@ class Slow(BaseClassifierVotes):
         return super().class_counts(n, pixel_noise=pixel_noise)
 
 service.certifier.BaseClassifierVotes = Slow
+service.lifecycle.warm_up = lambda device: None
 sys.exit(main(["serve", "--port", sys.argv[2]]))
 """
 
@@ -241,7 +245,11 @@ def test_a_wrong_card_ends_the_process_with_its_message(zoo: Path, tmp_path: Pat
     for name in ("card.toml", "weights.safetensors"):
         (broken / name).write_bytes((zoo / "constant-rotation" / name).read_bytes())
     (broken / "card.toml").write_text((broken / "card.toml").read_text().replace("height = 12", "height = -1"))
-    ended = _serve(SURETY_ZOO=str(tmp_path / "zoo"), SURETY_PORT="0")
+    ended = subprocess.run(
+        [sys.executable, "-m", "service.cli", "serve", "--port", "0"],
+        cwd=ROOT, env={**os.environ, "SURETY_ZOO": str(tmp_path / "zoo"), "SURETY_DEVICE": "cpu"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
     assert ended.returncode == 1
     last = ended.stderr.strip().splitlines()[-1]
     assert "card.toml" in last
@@ -252,41 +260,33 @@ def test_a_wrong_card_ends_the_process_with_its_message(zoo: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "value"), [("SURETY_PORT", "99999"), ("SURETY_MAX_RUNNING", "0"), ("SURETY_DEVICE", "tpu")]
 )
-def test_wrong_settings_are_named(name: str, value: str) -> None:
-    ended = _serve(**{name: value})
-    assert ended.returncode == 2
-    assert name in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_wrong_settings_are_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["serve"]) == 2
+    assert capsys.readouterr().err.startswith(f"surety: {name}: ")
 
 
-def _serve(**settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service.cli", "serve"],
-        cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-
-
-def test_the_version_is_the_package_version() -> None:
-    from certification import __version__
-
-    ended = subprocess.run(
-        [sys.executable, "-m", "service.cli", "version"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert ended.stdout == f"{__version__}\n"
+def test_the_version_is_the_package_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    from service.cli import main
-
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     listed = capsys.readouterr().out
     assert all(command in listed for command in ("serve", "train", "calibrate", "evaluate", "version"))
 
 
-def test_problem_types_are_distinct() -> None:
-    from service.errors import ERROR_TABLE
+@pytest.mark.parametrize("command", ["train", "calibrate", "evaluate"])
+def test_each_command_has_its_own_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert "--data" in capsys.readouterr().out
 
+
+def test_problem_types_are_distinct() -> None:
     labels = [kind.label for kind in ERROR_TABLE.values()]
     assert len(set(labels)) == len(labels)
-    assert json.dumps(labels)
