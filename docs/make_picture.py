@@ -1,6 +1,7 @@
 """Draws ``docs/result.png``: a received digit and what a running service certifies about it.
 
-Usage: ``python docs/make_picture.py [URL [SAMPLE]]``, by default http://127.0.0.1:8000 and the first digit of the test set.
+Usage: ``python docs/make_picture.py [URL [SAMPLE]]``; by default http://127.0.0.1:8000 and the first digit of
+MNIST's test set.
 """
 
 from __future__ import annotations
