@@ -272,3 +272,9 @@ def test_openapi_examples_are_accepted(start: Start, mnist_zoo: Any) -> None:
             for example in examples.values():
                 response = server.client.post(path, json=example["value"])
                 assert response.status_code == 200, (example, response.text)
+
+
+def test_the_default_guarantee_is_distributional_where_that_is_calibrated(server: Running) -> None:
+    assert answer(server, attack_range=30)["guarantee"] == "distributional"
+    assert answer(server, model="rgb", attack_range=1)["guarantee"] == "individual"
+    assert answer(server, transformation="l2")["guarantee"] == "individual"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -30,6 +31,7 @@ from .conftest import Running, Start, until
 from .pictures import encode, grey
 
 ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
@@ -127,7 +129,7 @@ def test_health_and_metrics_answer_while_certificates_are_computed(server: Runni
     assert len(certificates) >= 2
     assert while_running > 5
     for path, times in seconds.items():
-        assert sorted(times)[len(times) // 2] < sorted(certificates)[len(certificates) // 2] / 2, (path, times, certificates)
+        assert median(times) < median(certificates) / 2, (path, times, certificates)
 
 
 def test_an_unforeseen_error_says_nothing(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
