@@ -50,7 +50,7 @@ train-rotation train-translation: train-%: install
 	$(PY) -m service.cli train models/zoo/mnist-$*/card.toml --data $(DATA) --epochs 26 --seed 1
 
 calibrate-rotation: install
-	$(PY) -m service.cli calibrate models/zoo/mnist-rotation/card.toml --data $(DATA) --attack-range 30 --error-bound 0.3601
+	$(PY) -m service.cli calibrate models/zoo/mnist-rotation/card.toml --data $(DATA) --attack-range 30 --error-bound 0.3601 --images 736
 
 calibrate-translation: install
 	$(PY) -m service.cli calibrate models/zoo/mnist-translation/card.toml --data $(DATA) --attack-range 2 \

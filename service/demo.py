@@ -28,7 +28,8 @@ from gpu.warp import round8, transform_image
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
 START_SECONDS = 170.0
-DEMOS = (("rotation", 10.0, "degrees"), ("translation", 1.0, "pixels"))
+DEMOS = (("rotation", 10.0, "degrees", 100), ("translation", 1.0, "pixels", 60))
+"""Transformation, attack range, its unit, and drawn parameters: enough to certify the range, few enough to be quick."""
 GUARANTEES = ("heuristic", "distributional", "individual")
 
 
@@ -37,8 +38,8 @@ def main() -> int:
     print("Starting the service (the first start compiles its kernels) ...", flush=True)
     try:
         with running_service() as url:
-            for transformation, attack_range, unit in DEMOS:
-                show(url, transformation, attack_range, unit)
+            for demo in DEMOS:
+                show(url, *demo)
     except (RuntimeError, httpx.HTTPError) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
@@ -105,13 +106,15 @@ def png(image: NDArray[np.float64]) -> bytes:
     return buffer.getvalue()
 
 
-def show(url: str, transformation: str, attack_range: float, unit: str) -> None:
+def show(url: str, transformation: str, attack_range: float, unit: str, draws: int) -> None:
     """Send one digit for every guarantee and print the replies."""
     data, truth, amount = received_digit(transformation, attack_range)
     per_axis = " on each axis" if transformation == "translation" else ""
     print(f"\n== A digit under {transformation}, attack range +-{attack_range:g} {unit}{per_axis} ==")
     for guarantee in GUARANTEES:
         fields = {"transformation": transformation, "guarantee": guarantee, "attack_range": str(attack_range)}
+        if guarantee != "heuristic":
+            fields["n"] = str(draws)
         start = time.perf_counter()
         response = httpx.post(f"{url}/v1/certify", files={"image": ("digit.png", data)}, data=fields, timeout=170.0)
         if response.status_code != 200:

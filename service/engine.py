@@ -134,6 +134,9 @@ class Engine:
                 f"no answer within {self._max_seconds:g} s: ask for less (n, n_delta, n_error, attack_range)",
                 maximum_seconds=self._max_seconds,
             )
+        except Cancelled:
+            # Only abort cancels a work that is waited for, and its result may come before the news of it.
+            raise _draining() from None
         finally:
             # Whatever ends the waiting ends the work: at once in the queue, at its next check on a thread.
             cancellation.cancel()

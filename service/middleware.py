@@ -103,18 +103,19 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         body = _Body(receive, self._settings.max_body_bytes, self._settings.body_seconds)
+        upload = scope["method"] == "POST"
         try:
-            if self._uploads >= self._settings.max_uploads and scope["method"] == "POST":
+            if upload and self._uploads >= self._settings.max_uploads:
                 raise OverloadedError("too many uploads at once", retry_after_seconds=1)
             await body.check_announced(Headers(scope=scope))
         except RequestError as error:
             await problem_of(error, scope["path"])(scope, receive, send)
             return
-        self._uploads += 1
+        self._uploads += upload
         try:
             await self._app(scope, body.receive, send)
         finally:
-            self._uploads -= 1
+            self._uploads -= upload
 
 
 class _Body:

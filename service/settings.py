@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SHIPPED_ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 MIB = 2**20
@@ -47,7 +47,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    zoo: Annotated[Path, NoDecode] = SHIPPED_ZOO
+    zoo: Path = SHIPPED_ZOO
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
