@@ -27,7 +27,7 @@ def bilinear(images, s, x, y, c):
     column = x + 0.5 * (images.shape[2] - 1)
     if row <= -1.0 or column <= -1.0 or row >= images.shape[1] or column >= images.shape[2]:
         return 0.0
-    i, j = math.floor(row), math.floor(column)
+    i, j = int(math.floor(row)), int(math.floor(column))  # noqa: RUF046 (on CUDA floor is a float)
     a, b = row - i, column - j
     top = pixel(images, s, i, j, c) * (1.0 - b) + pixel(images, s, i, j + 1, c) * b
     bottom = pixel(images, s, i + 1, j, c) * (1.0 - b) + pixel(images, s, i + 1, j + 1, c) * b
