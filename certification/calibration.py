@@ -209,12 +209,14 @@ def rho_upper(bounds: NDArray[np.float64], error_bound: float, alpha_E: float) -
     return binomial_upper_bound(draws - within, draws, alpha_E)
 
 
-def choose_error_bound(pilot: NDArray[np.float64], n_error: int, alpha_E: float, rho_budget: float) -> float:
+def choose_error_bound(
+    pilot: NDArray[np.float64], n_error: int, alpha_E: float, rho_budget: float, largest_useful: float = math.inf
+) -> float:
     """Choose E from pilot draws: the smallest one whose rho_E is expected to stay within the budget.
 
-    The fresh draws are expected to exceed E as often as the pilot's did, and once more. A budget that
-    nothing meets gives the largest finite pilot value, which rho_E then judges. Any choice is valid, because
-    rho_E is estimated on other draws.
+    The fresh draws are expected to exceed E as often as the pilot's did, and once more. Where no useful value
+    meets the budget, it is the largest useful one, which leaves the largest radius; where none is useful, the
+    smallest. Any choice is valid, because rho_E is estimated on other draws.
 
     Parameters
     ----------
@@ -224,6 +226,8 @@ def choose_error_bound(pilot: NDArray[np.float64], n_error: int, alpha_E: float,
         Number of fresh draws and level of rho_E.
     rho_budget : float
         Largest rho_E the wanted radius leaves room for.
+    largest_useful : float
+        Largest E at which the inner tests can pass with the votes there are.
 
     Returns
     -------
@@ -239,5 +243,8 @@ def choose_error_bound(pilot: NDArray[np.float64], n_error: int, alpha_E: float,
     )
     above = len(values) - 1 - np.arange(len(finite))
     expected = -(-above * n_error // len(values)) + 1
-    fitting = finite[expected <= allowed]
-    return float(fitting[0] if len(fitting) else finite[-1])
+    useful = finite <= largest_useful
+    if not useful.any():
+        return float(finite[0])
+    fitting = finite[useful & (expected <= allowed)]
+    return float(fitting[0] if len(fitting) else finite[useful][-1])

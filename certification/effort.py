@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from scipy.stats import norm
+
 from .binomial import LARGEST_SAMPLE, is_whole, smallest_sample_size
 from .radius import inner_threshold
 from .vocabulary import Guarantee, PlanError, Transformation
@@ -130,6 +132,19 @@ class Effort(ABC):
                 required={"n": smallest},
             )
 
+    def largest_error_bound(self) -> float:
+        """The largest E, intensity, at which an inner test can pass with ``n_delta`` or all affordable votes.
+
+        That is where ``Phi(E / sigma_delta)^n_delta = alpha_delta``, less a little.
+        """
+        votes = min(self.n_delta or self._affordable_votes, self._affordable_votes)
+        threshold = -math.expm1(math.log(self.alpha_delta) / max(votes, 1))
+        return max(self.sigma_delta * float(norm.isf(threshold)) * (1.0 - 1e-9), 0.0)
+
+    @property
+    def _affordable_votes(self) -> int:
+        return min((self.max_votes - self.n0) // self.n, MAX_DRAWS)
+
     def votes_per_draw(self, error_bound: float) -> int:
         """n_delta for an error bound: the one asked for, or the chosen one.
 
@@ -153,7 +168,7 @@ class Effort(ABC):
                 field="n_delta",
                 required={"n_delta": smallest},
             )
-        affordable = min((self.max_votes - self.n0) // self.n, MAX_DRAWS)
+        affordable = self._affordable_votes
         if affordable < smallest:
             fewer = (self.max_votes - self.n0) // smallest
             helps = fewer >= (self.smallest_n or math.inf)

@@ -73,7 +73,7 @@ class CertificationPlan(Effort):
     attack_range: AttackRange
     image_is: ImageIs = ImageIs.RECEIVED
     n_pilot: int = 50
-    n_error: int = 100
+    n_error: int = 200
     calibration: Calibration | None = None
     operator_norm: float = 1.0
 

@@ -42,18 +42,19 @@ class BoundSettings:
     ----------
     cell_width : float or None
         Cells of the attack range are split down to this width where they matter; degrees or pixels.
-        None: .1 degree, .0625 pixel.
+        None: .1 degree, 1/64 pixel.
     refinements : int
         Passes of the inverse after the first (the paper's 10).
     cell_budget : int
-        Cells kept for one image (individual), or evaluated for one drawn parameter (forward).
+        Cells evaluated for one drawn parameter (forward); cells kept for one image of up to 784 values, and
+        for a larger one fewer in proportion, but 256 (individual).
     chunk_bytes : int
         Scratch memory of one launch.
     """
 
     cell_width: float | None = None
     refinements: int = 10
-    cell_budget: int = 4096
+    cell_budget: int = 16384
     chunk_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:
@@ -62,9 +63,13 @@ class BoundSettings:
         if self.refinements < 0 or self.cell_budget < 1 or self.chunk_bytes < 2**20:
             raise GeometryError("refinements must be >= 0, cell_budget >= 1 and chunk_bytes >= 1 MiB")
 
+    def kept_cells(self, values: int) -> int:
+        """Cells that the individual bound may keep for an image of so many values."""
+        return min(self.cell_budget, max(256, self.cell_budget * 784 // values))
+
     def width(self, transformation: str) -> float:
         """The width down to which cells are split."""
-        return self.cell_width or {"rotation": 0.1, "translation": 0.0625}[transformation]
+        return self.cell_width or {"rotation": 0.1, "translation": 1.0 / 64.0}[transformation]
 
 
 Stage = Callable[[str], AbstractContextManager[None]]
@@ -168,7 +173,7 @@ def individual_error_bounds(
     deadline : float, optional
         ``time.monotonic()`` after which cells are not split further; the bounds are valid all the same.
     stage : callable
-        Called with "inverse" and "bound" around the two parts.
+        Called with "inverse" and "bound" around each part of the work.
 
     Returns
     -------
@@ -186,8 +191,7 @@ def individual_error_bounds(
     _check_half_width(half_width)
     per_cell = 8 * (4 * image.size + 4 * image.shape[0] * image.shape[1])
     chunk = max(1, settings.chunk_bytes // per_cell)
-    with stage("inverse"):
-        cells = _surviving_cells(image, transformation, half_width, settings, chunk, device, deadline)
+    cells = _surviving_cells(image, transformation, half_width, settings, chunk, device, deadline, stage)
     squares = np.zeros(len(draws))
     found = False
     for part in _chunks(len(cells), chunk):
@@ -198,11 +202,12 @@ def individual_error_bounds(
         if not len(kept):
             continue
         found = True
-        with stage("bound"):
-            sides = boxes.lower[kept], boxes.upper[kept]
-            bounds = _received_pairs(image, draws, cells[part][kept], sides, transformation, operator, settings, device)
-            squares = np.fmax(squares, bounds.max(axis=0))
-            squares[np.isnan(bounds).any(axis=0)] = np.inf
+        sides = boxes.lower[kept], boxes.upper[kept]
+        bounds = _received_pairs(
+            image, draws, cells[part][kept], sides, transformation, operator, settings, device, stage
+        )
+        squares = np.fmax(squares, bounds.max(axis=0))
+        squares[np.isnan(bounds).any(axis=0)] = np.inf
     if not found:
         # gamma = 0 always has the original x = x', so this would be a contradiction: claim nothing.
         return np.full(len(draws), np.inf)
@@ -217,18 +222,20 @@ def _surviving_cells(
     chunk: int,
     device: str,
     deadline: float | None,
+    stage: Stage,
 ) -> Cells:
     """Narrow cells that may hold the attacker's parameter; the others are proved empty on the way."""
     width, dimensions = settings.width(transformation), DIMENSIONS[transformation]
     start = width * 2.0 ** max(0, math.ceil(math.log2(2.0 * half_width / width)) - 5) if half_width > 0 else width
     cells = Cells(*attack_cells(half_width, start, transformation))
-    while cells.width() > width and len(cells) * 2**dimensions <= settings.cell_budget:
+    while cells.width() > width and len(cells) * 2**dimensions <= settings.kept_cells(image.size):
         if deadline is not None and time.monotonic() >= deadline:
             break
         kept = []
         for part in _chunks(len(cells), chunk):
-            frames = cell_frames(cells[part].lo, cells[part].hi, transformation)
-            kept.append(~inverse_boxes(image, frames, transformation, refinements=3, device=device).empty)
+            with stage("inverse"):
+                frames = cell_frames(cells[part].lo, cells[part].hi, transformation)
+                kept.append(~inverse_boxes(image, frames, transformation, refinements=3, device=device).empty)
         cells = cells[np.concatenate(kept)].halves()
     return cells
 
@@ -242,6 +249,7 @@ def _received_pairs(
     operator: Operator,
     settings: BoundSettings,
     device: str,
+    stage: Stage,
 ) -> NDArray[np.float64]:
     """Squared bounds [K, N] of all pairs of a cell's inverse image and a draw."""
     exact = image[None].astype(np.float64)
@@ -250,11 +258,12 @@ def _received_pairs(
     cell_of, draw_of = np.divmod(np.arange(count), len(draws))
     squares = np.empty(count)
     for part in _chunks(count, _pair_step(operator, image.shape[2], settings, device)):
-        k, n = cell_of[part], draw_of[part]
-        lo, hi = _shifted(cells[k], draws[n])
-        first = (exact, exact, draw_frames, np.zeros(len(n), dtype=np.int64), n)
-        second = (*sides, cell_frames(lo, hi, transformation), k)
-        squares[part] = kernels.pair_norms(kind_of(transformation), operator, first, second, device)
+        with stage("bound"):
+            k, n = cell_of[part], draw_of[part]
+            lo, hi = _shifted(cells[k], draws[n])
+            first = (exact, exact, draw_frames, np.zeros(len(n), dtype=np.int64), n)
+            second = (*sides, cell_frames(lo, hi, transformation), k)
+            squares[part] = kernels.pair_norms(kind_of(transformation), operator, first, second, device)
     return squares.reshape(len(cells), len(draws))
 
 
@@ -269,6 +278,7 @@ def forward_error_bounds(
     target: float | None = None,
     device: str = "cpu",
     deadline: float | None = None,
+    stage: Stage = _no_stage,
 ) -> NDArray[np.float64]:
     """Bound ``max_gamma |P T_beta round8(T_gamma x) - P T_(beta+gamma) x|_2`` for a known image (Eq. 7, 8).
 
@@ -287,6 +297,8 @@ def forward_error_bounds(
         Refinement of a draw stops once its bound is at most this.
     deadline : float, optional
         ``time.monotonic()`` after which nothing is refined; the bounds reached are valid.
+    stage : callable
+        Called with "bound" around each part of the work.
 
     Returns
     -------
@@ -308,7 +320,7 @@ def forward_error_bounds(
     cells = Cells(*attack_cells(half_width, 2.0 * half_width / per_axis if half_width > 0 else 1.0, transformation))
     draw_of = np.repeat(np.arange(len(draws)), len(cells))
     cells = cells[np.tile(np.arange(len(cells)), len(draws))]
-    squares = _forward_pairs(image, draws, cells, draw_of, transformation, operator, settings, device)
+    squares = _forward_pairs(image, draws, cells, draw_of, transformation, operator, settings, device, stage)
     spent = np.bincount(draw_of, minlength=len(draws))
     while deadline is None or time.monotonic() < deadline:
         split = _worst_cells(cells, draw_of, squares, spent, goal, width, settings.cell_budget)
@@ -316,7 +328,7 @@ def forward_error_bounds(
             break
         parts = cells[split].halves()
         owners = np.tile(draw_of[split], 2**dimensions)
-        new = _forward_pairs(image, draws, parts, owners, transformation, operator, settings, device)
+        new = _forward_pairs(image, draws, parts, owners, transformation, operator, settings, device, stage)
         # A part's bound may exceed its parent's by rounding only; the parent's bound holds for it too.
         new = np.fmin(new, np.tile(squares[split], 2**dimensions))
         spent += np.bincount(owners, minlength=len(draws))
@@ -362,6 +374,7 @@ def _forward_pairs(
     operator: Operator,
     settings: BoundSettings,
     device: str,
+    stage: Stage,
 ) -> NDArray[np.float64]:
     """Squared bounds [M] of pairs of a cell and a draw, with the attacked image rounded to 8 bits."""
     exact = image[None].astype(np.float64)
@@ -369,14 +382,15 @@ def _forward_pairs(
     draw_frames = cell_frames(draws, draws, transformation)
     squares = np.empty(len(cells))
     for part in _chunks(len(cells), _pair_step(operator, image.shape[2], settings, device)):
-        inside, n = cells[part], draw_of[part]
-        distinct, image_of = np.unique(np.concatenate([inside.lo, inside.hi], axis=1), axis=0, return_inverse=True)
-        ends = distinct.shape[1] // 2
-        attacked = kernels.rounded_images(
-            image, cell_frames(distinct[:, :ends], distinct[:, ends:], transformation), kind, device
-        )
-        lo, hi = _shifted(inside, draws[n])
-        first = (*attacked, draw_frames, image_of.reshape(-1).astype(np.int64), n)
-        second = (exact, exact, cell_frames(lo, hi, transformation), np.zeros(len(n), dtype=np.int64))
-        squares[part] = kernels.pair_norms(kind, operator, first, second, device)
+        with stage("bound"):
+            inside, n = cells[part], draw_of[part]
+            distinct, image_of = np.unique(np.concatenate([inside.lo, inside.hi], axis=1), axis=0, return_inverse=True)
+            ends = distinct.shape[1] // 2
+            attacked = kernels.rounded_images(
+                image, cell_frames(distinct[:, :ends], distinct[:, ends:], transformation), kind, device
+            )
+            lo, hi = _shifted(inside, draws[n])
+            first = (*attacked, draw_frames, image_of.reshape(-1).astype(np.int64), n)
+            second = (exact, exact, cell_frames(lo, hi, transformation), np.zeros(len(n), dtype=np.int64))
+            squares[part] = kernels.pair_norms(kind, operator, first, second, device)
     return squares

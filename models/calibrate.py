@@ -116,6 +116,7 @@ def calibrate(
     if task.pilot_images + task.images > len(images):
         raise ValueError(f"{task.pilot_images} + {task.images} images are more than the {len(images)} of the data set")
     pilot, tested = order[: task.pilot_images], order[task.pilot_images : task.pilot_images + task.images]
+    piloted = error_bound is None
     done = _read_state(state, task, error_bound)
     if done is None:
         if error_bound is None:
@@ -148,8 +149,8 @@ def calibrate(
         images=len(results),
         images_passed=passed,
         parameter_draws=task.draws,
-        pilot_images=task.pilot_images,
-        pilot_draws=task.pilot_draws,
+        pilot_images=task.pilot_images if piloted else 0,
+        pilot_draws=task.pilot_draws if piloted else 0,
         dataset="MNIST",
         split=task.split,
         seed=task.seed,

@@ -9,45 +9,56 @@ from numpy.typing import NDArray
 
 from certification.procedures import no_stage
 from certification.protocols import Stage
-from certification.vocabulary import AttackRange
+from certification.vocabulary import AttackRange, ImageIs, Transformation
+from gpu.cover import translation_draw_errors
 from gpu.error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
 
 from .registry import LoadedModel
 
+DRAWS_A_PART = 64
+"""Draws between two openings of the stage, where a cancelled request stops."""
+
 
 @dataclass(frozen=True)
-class ReceivedErrorBounds:
-    """The image in hand is the attacked one; the bound holds for every original it can have (Eq. 10)."""
+class ImageErrorBounds:
+    """Bounds of the interpolation error over the attack range, for a received or for a reference image.
+
+    Parameters
+    ----------
+    model : LoadedModel
+    image : ndarray [H, W, C] float32
+        In [0, 1].
+    attack_range : AttackRange
+    image_is : ImageIs
+        Received: the image is the attacked one, and the bound holds for every original it can have (Eq. 10).
+        Reference: it is the clean one, and the bound holds for every attack on it (Eq. 7 and 8; for
+        translation the maximum over the attack range is found exactly, ``gpu.cover``).
+    settings : BoundSettings
+    device : {"cpu", "cuda"}
+    stage : Stage
+        Opened around "inverse" and "bound", again and again: it may raise to stop the work.
+    """
 
     model: LoadedModel
     image: NDArray[np.float32]
     attack_range: AttackRange
+    image_is: ImageIs
     settings: BoundSettings
     device: str = "cpu"
     stage: Stage = no_stage
 
     def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Bounds [n] of the interpolation error over the attack range."""
-        return individual_error_bounds(
-            self.image, parameters, str(self.attack_range.transformation), self.attack_range.half_width,
-            self.model.operator, self.settings, device=self.device, stage=self.stage,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ReferenceErrorBounds:
-    """The image in hand is the clean one; the bound holds for every attack on it (Eq. 7, 8)."""
-
-    model: LoadedModel
-    image: NDArray[np.float32]
-    attack_range: AttackRange
-    settings: BoundSettings
-    device: str = "cpu"
-    stage: Stage = no_stage
-
-    def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Bounds [n] of the interpolation error over the attack range."""
-        return forward_error_bounds(
-            self.image, parameters, str(self.attack_range.transformation), self.attack_range.half_width,
-            self.model.operator, self.settings, device=self.device,
+        """Bounds [n] at parameters [n] degrees, or [n, 2] pixels."""
+        kind, half_width = self.attack_range.transformation, self.attack_range.half_width
+        if self.image_is is ImageIs.REFERENCE and kind is Transformation.TRANSLATION:
+            parts = []
+            for first in range(0, len(parameters), DRAWS_A_PART):
+                with self.stage("bound"):
+                    part = parameters[first : first + DRAWS_A_PART]
+                    parts.append(translation_draw_errors(self.image, part, half_width, self.model.operator))
+            return np.concatenate(parts)
+        bounds = individual_error_bounds if self.image_is is ImageIs.RECEIVED else forward_error_bounds
+        return bounds(
+            self.image, parameters, str(kind), half_width, self.model.operator, self.settings,
+            device=self.device, stage=self.stage,
         )  # fmt: skip

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from certification import __version__
 from certification.outcome import Certified
 from certification.plan import CertificationPlan
-from certification.procedures import certify
+from certification.procedures import certify, predict
 from certification.vocabulary import AttackRange, Guarantee, ImageIs, Transformation
 from gpu.error_bound import BoundSettings
 from gpu.targets import select_device
@@ -32,7 +32,7 @@ from gpu.warp import round8, transform_image
 
 from .card import read_card
 from .data import load_mnist
-from .error_bounds import ReceivedErrorBounds, ReferenceErrorBounds
+from .error_bounds import ImageErrorBounds
 from .registry import LoadedModel, load_model
 from .votes import BaseClassifierVotes
 
@@ -61,29 +61,32 @@ def evaluate_image(
     model: LoadedModel, image: NDArray[np.float32], plan: CertificationPlan, settings: BoundSettings, seed: int,
     device: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """One certificate as a row: label, radius, votes, seconds, reason."""
+    """One certificate as a row: label, radius, votes, seconds, reason; where it abstains, also PREDICT's label."""
     votes = BaseClassifierVotes(model, image, plan.transformation, seed=seed, device=device)
-    kind = ReceivedErrorBounds if plan.image_is is ImageIs.RECEIVED else ReferenceErrorBounds
-    bounds = kind(model, image, plan.attack_range, settings, device) if plan.guarantee is Guarantee.INDIVIDUAL else None
+    bounds = ImageErrorBounds(model, image, plan.attack_range, plan.image_is, settings, device)
     start = time.perf_counter()
     outcome = certify(plan, votes, bounds)
     row: dict[str, Any] = {
-        "label": None, "radius": None, "covers": False, "votes": outcome.counts.votes, "p_lower": outcome.p_lower,
+        "label": None, "predicted": None, "radius": None, "covers": False, "votes": outcome.counts.votes, "p_lower": outcome.p_lower,
         "error_bound": outcome.error_bound and outcome.error_bound.error_bound,
         "seconds": round(time.perf_counter() - start, 3), "reason": getattr(outcome, "reason", None),
     }  # fmt: skip
     if isinstance(outcome, Certified):
-        row |= {"label": outcome.label, "radius": outcome.radius, "covers": outcome.covers_attack_range}
-    return row
+        return row | {
+            "label": outcome.label, "predicted": outcome.label, "radius": outcome.radius,
+            "covers": outcome.covers_attack_range,
+        }  # fmt: skip
+    return row | {"predicted": predict(plan, votes).label}
 
 
 def summarise(rows: list[dict[str, Any]], radii: list[float]) -> dict[str, Any]:
-    """Shares over all images: right and certified at each radius; and of the right ones, fully covered."""
-    right = [row for row in rows if row["label"] == row["truth"]]
+    """Shares of all images: predicted right, and certified right at each radius; of the right, fully covered."""
+    right = [row for row in rows if row["predicted"] == row["truth"]]
+    certified = [row for row in right if row["label"] is not None]
     return {
         "images": len(rows),
         "right": len(right) / len(rows),
-        "certified_accuracy": {f"{r:g}": sum(row["radius"] >= r for row in right) / len(rows) for r in radii},
+        "certified_accuracy": {f"{r:g}": sum(row["radius"] >= r for row in certified) / len(rows) for r in radii},
         "right_and_covering": sum(row["covers"] for row in right) / len(rows),
         "covering_of_right": sum(row["covers"] for row in right) / max(len(right), 1),
         "median_votes": float(np.median([row["votes"] for row in rows])),

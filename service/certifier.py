@@ -18,9 +18,9 @@ from certification.outcome import Certified, Counts, ErrorBoundSummary
 from certification.plan import CertificationPlan, PredictPlan
 from certification.procedures import certify, predict
 from certification.protocols import ErrorBoundSource, VoteSource
-from certification.vocabulary import Guarantee, ImageIs, Transformation
+from certification.vocabulary import Guarantee, Transformation
 from gpu.error_bound import BoundSettings
-from models.error_bounds import ReceivedErrorBounds, ReferenceErrorBounds
+from models.error_bounds import ImageErrorBounds
 from models.registry import LoadedModel, Registry
 from models.votes import BaseClassifierVotes
 
@@ -41,7 +41,6 @@ from .schemas import (
 from .settings import Settings
 
 VOTES_BETWEEN_CHECKS = 16_384
-BOUNDS_BETWEEN_CHECKS = 8
 SEED_BITS = 128
 
 P = TypeVar("P", bound=Effort)
@@ -73,21 +72,6 @@ class InterruptibleVotes:
         for first in range(0, len(parameters), step):
             self._check()
             parts.append(self._votes.votes_at(parameters[first : first + step], label=label, n_delta=n_delta))
-        return np.concatenate(parts)
-
-
-class InterruptibleBounds:
-    """An error-bound source that looks at the cancellation between parts; no draw's bound depends on another."""
-
-    def __init__(self, bounds: ErrorBoundSource, check: Callable[[], None]) -> None:
-        self._bounds, self._check = bounds, check
-
-    def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        """See ``certification.protocols.ErrorBoundSource``."""
-        parts = []
-        for first in range(0, len(parameters), BOUNDS_BETWEEN_CHECKS):
-            self._check()
-            parts.append(self._bounds.error_bounds(parameters[first : first + BOUNDS_BETWEEN_CHECKS]))
         return np.concatenate(parts)
 
 
@@ -168,12 +152,11 @@ class Certifier:
         return InterruptibleVotes(votes, task.clock.check)
 
     def _error_bounds(self, task: Task[CertificationPlan]) -> ErrorBoundSource:
-        settings = BoundSettings(cell_width=None, chunk_bytes=self._settings.bound_chunk_bytes)
-        parts = (task.model, task.image.pixels, task.plan.attack_range, settings, self.device, task.clock.stage)
-        if task.plan.image_is is ImageIs.RECEIVED:
-            # One call, since the inverse is computed once a call; it opens a stage for each of its parts.
-            return ReceivedErrorBounds(*parts)
-        return InterruptibleBounds(ReferenceErrorBounds(*parts), task.clock.check)
+        # The stages of the clock look at the cancellation.
+        return ImageErrorBounds(
+            task.model, task.image.pixels, task.plan.attack_range, task.plan.image_is,
+            BoundSettings(chunk_bytes=self._settings.bound_chunk_bytes), self.device, task.clock.stage,
+        )  # fmt: skip
 
     def _answer(self, task: Task[P], counts: Counts, label: int | None) -> dict[str, Any]:
         """The part that both replies share."""

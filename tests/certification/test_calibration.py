@@ -182,3 +182,13 @@ def test_without_a_fitting_bound_the_largest_is_chosen() -> None:
     assert choose_error_bound(np.array([0.2, 0.5, 0.1]), 100, 0.001, 0.0) == 0.5
     assert choose_error_bound(np.array([0.2, math.inf, math.nan]), 100, 0.001, 0.0) == 0.2
     assert choose_error_bound(np.array([math.inf, math.nan]), 100, 0.001, 0.4) == math.inf
+
+
+def test_a_bound_that_no_inner_test_can_pass_is_not_chosen() -> None:
+    """Without a fitting value: the largest useful one; without a useful one: the smallest."""
+    pilot = np.array([0.3, 0.2, 2.5, 0.4])
+    assert choose_error_bound(pilot, 100, 0.001, 0.0, 0.5) == 0.4
+    assert choose_error_bound(pilot, 100, 0.001, 0.0, 0.4) == 0.4
+    assert choose_error_bound(pilot, 100, 0.001, 0.0, 0.1) == 0.2
+    # 50 of the values fit, all of them too large to be useful
+    assert choose_error_bound(np.arange(1.0, 101.0), 100, 0.001, 0.7, 20.0) == 20.0

@@ -114,6 +114,15 @@ def test_an_error_bound_beyond_the_vote_limit_is_refused_with_what_would_do() ->
     assert distributional(sigma_delta=0.3 / 2.4, **error.required).votes_per_draw(0.3) == 755
 
 
+@pytest.mark.parametrize("effort", [{}, {"n_delta": 40}, {"max_votes": 30_000}, {"n": 1000, "alpha_delta": 0.01}])
+def test_the_largest_error_bound_is_where_inner_tests_can_just_pass(effort: dict[str, float]) -> None:
+    plan = individual(**effort)
+    largest = plan.largest_error_bound()
+    assert plan.votes_per_draw(largest) >= 1
+    with pytest.raises(PlanError):
+        plan.votes_per_draw(largest * 1.001)
+
+
 def test_an_error_bound_that_no_test_can_pass_is_refused() -> None:
     error = refused(distributional, sigma_delta=0.03)
     assert "10 sigma_delta" in str(error)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from certification.protocols import ErrorBoundSource, VoteSource
-from certification.vocabulary import AttackRange, Transformation
+from certification.vocabulary import AttackRange, ImageIs, Transformation
 from gpu.error_bound import BoundSettings
 from gpu.warp import round8, transform_image, warp_batch
 from models.card import read_card
-from models.error_bounds import ReceivedErrorBounds, ReferenceErrorBounds
+from models.error_bounds import ImageErrorBounds
 from models.registry import load_model
 from models.votes import BaseClassifierVotes
 from tests.models.conftest import write_model
@@ -150,13 +150,13 @@ def test_sources_conform_to_the_protocols_and_bounds_hold_for_the_pixels_that_ar
     generator = np.random.default_rng(0)
     shape = (6,) if transformation is Transformation.ROTATION else (6, 2)
     kind = str(transformation)
-    reference: ErrorBoundSource = ReferenceErrorBounds(model, IMAGE, attack_range, settings)
+    reference: ErrorBoundSource = ImageErrorBounds(model, IMAGE, attack_range, ImageIs.REFERENCE, settings)
     bounds = reference.error_bounds(betas)
     assert bounds.shape == (3,)
     assert np.isfinite(bounds).all()
     for gamma in generator.uniform(-0.5, 0.5, shape):
         attacked = round8(transform_image(IMAGE, gamma, kind))
-        received: ErrorBoundSource = ReceivedErrorBounds(model, attacked, attack_range, settings)
+        received: ErrorBoundSource = ImageErrorBounds(model, attacked, attack_range, ImageIs.RECEIVED, settings)
         twice = warp_batch(attacked[None], betas, kind, model.operator).astype(float)
         once = warp_batch(IMAGE[None], betas + gamma, kind, model.operator).astype(float)
         errors = np.linalg.norm((twice - once).reshape(3, -1), axis=1)

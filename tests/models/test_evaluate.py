@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from certification.vocabulary import AttackRange, Transformation
+from certification.plan import CertificationPlan
+from certification.vocabulary import AttackRange, Guarantee, Transformation
+from gpu.error_bound import BoundSettings
 from gpu.warp import round8, transform_image
 from models import evaluate
 from models.card import read_card
@@ -19,7 +22,9 @@ from tests.models.conftest import write_model
 from tests.models.made_digits import write_made_digits
 from tests.pictures import picture
 
-SHIPPED = Path(__file__).parents[2] / "models" / "zoo" / "mnist-rotation" / "card.toml"
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "models" / "zoo" / "mnist-rotation" / "card.toml"
+SAMPLE = ROOT / "service" / "samples" / "mnist-test-00000.png"
 
 
 @pytest.mark.parametrize(("transformation", "shape"), [("rotation", (9,)), ("translation", (9, 2))])
@@ -41,16 +46,17 @@ def test_the_attack_keeps_the_image_with_the_highest_loss(tmp_path, transformati
 def test_a_summary_counts_wrong_answers_and_abstentions_as_failures():
     row = {"truth": 1, "votes": 10, "seconds": 1.0, "error_bound": None}
     rows = [
-        {**row, "label": 1, "radius": 12.0, "covers": True},
-        {**row, "label": 1, "radius": 4.0, "covers": False},
-        {**row, "label": 3, "radius": 12.0, "covers": True},
-        {**row, "label": None, "radius": None, "covers": False},
+        {**row, "label": 1, "predicted": 1, "radius": 12.0, "covers": True},
+        {**row, "label": 1, "predicted": 1, "radius": 4.0, "covers": False},
+        {**row, "label": 3, "predicted": 3, "radius": 12.0, "covers": True},
+        {**row, "label": None, "predicted": None, "radius": None, "covers": False},
+        {**row, "label": None, "predicted": 1, "radius": None, "covers": False},
     ]
     found = evaluate.summarise(rows, [0.0, 4.0, 10.0, 20.0])
-    assert found["certified_accuracy"] == {"0": 0.5, "4": 0.5, "10": 0.25, "20": 0.0}
-    assert found["right"] == 0.5
-    assert found["right_and_covering"] == 0.25
-    assert found["covering_of_right"] == 0.5
+    assert found["certified_accuracy"] == {"0": 0.4, "4": 0.4, "10": 0.2, "20": 0.0}
+    assert found["right"] == 0.6
+    assert found["right_and_covering"] == 0.2
+    assert found["covering_of_right"] == pytest.approx(1.0 / 3.0)
 
 
 def arguments(tmp_path, root, *words):
@@ -60,24 +66,30 @@ def arguments(tmp_path, root, *words):
     return parser.parse_args([*map(str, shown), "--out", str(tmp_path / "result.json")])
 
 
-def test_a_stopped_evaluation_goes_on_and_ends_as_an_unbroken_one(tmp_path, monkeypatch, capsys):
-    root = write_made_digits(tmp_path / "data", train=1, test=3)
-    assert evaluate.run(arguments(tmp_path, root, "--attack", 2)) == 0
-    whole = json.loads((tmp_path / "result.json").read_text())
-    true_evaluation, seen = evaluate.evaluate_image, []
+@pytest.fixture
+def seen(monkeypatch):
+    """Seeds of the images evaluated; the second evaluation is interrupted."""
+    true_evaluation, seeds = evaluate.evaluate_image, []
 
     def stopping(*words):
-        seen.append(words[4])
-        if len(seen) == 2:
+        seeds.append(words[4])
+        if len(seeds) == 2:
             raise KeyboardInterrupt
         return true_evaluation(*words)
 
     monkeypatch.setattr(evaluate, "evaluate_image", stopping)
+    return seeds
+
+
+def test_a_stopped_evaluation_goes_on_and_ends_as_an_unbroken_one(tmp_path, seen, capsys):
+    root = write_made_digits(tmp_path / "data", train=1, test=3)
     with pytest.raises(KeyboardInterrupt):
         evaluate.run(arguments(tmp_path, root, "--attack", 2))
     assert evaluate.run(arguments(tmp_path, root, "--attack", 2)) == 0
     again = json.loads((tmp_path / "result.json").read_text())
     assert seen == [0, 1, 1, 2]
+    assert evaluate.run(arguments(tmp_path, root, "--attack", 2)) == 0
+    whole = json.loads((tmp_path / "result.json").read_text())
     for result in (whole, again):
         for one in result["rows"]:
             assert one.pop("seconds") >= 0.0
@@ -87,18 +99,24 @@ def test_a_stopped_evaluation_goes_on_and_ends_as_an_unbroken_one(tmp_path, monk
     assert "certified_accuracy" in capsys.readouterr().out
 
 
-def test_rows_of_other_settings_are_not_reused(tmp_path, monkeypatch):
+def test_rows_of_other_settings_are_not_reused(tmp_path, seen):
     root = write_made_digits(tmp_path / "data", train=1, test=3)
-    true_evaluation, seen = evaluate.evaluate_image, []
-
-    def stopping(*words):
-        seen.append(words[4])
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        return true_evaluation(*words)
-
-    monkeypatch.setattr(evaluate, "evaluate_image", stopping)
     with pytest.raises(KeyboardInterrupt):
         evaluate.run(arguments(tmp_path, root))
     assert evaluate.run(arguments(tmp_path, root, "--n", 150)) == 0
     assert seen == [0, 1, 0, 1, 2]
+
+
+def test_an_abstention_is_right_where_predict_is(tmp_path):
+    """The papers count a prediction as right whether or not it could be certified."""
+    model = load_model(read_card(SHIPPED))
+    image = np.asarray(Image.open(SAMPLE), dtype=np.float32)[:, :, None] / 255.0
+    plan = CertificationPlan(
+        transformation=Transformation.ROTATION, guarantee=Guarantee.INDIVIDUAL, n_pilot=2, n_error=60,
+        attack_range=AttackRange(Transformation.ROTATION, 10.0), sigma_gamma=30.0, sigma_delta=0.18,
+    )  # fmt: skip
+    coarse = BoundSettings(cell_width=10.0, refinements=0)
+    row = evaluate.evaluate_image(model, image, plan, coarse, 1, "cpu")
+    assert row["label"] is None
+    assert row["radius"] is None
+    assert row["predicted"] == 7
