@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -67,7 +68,8 @@ def evaluate_image(
     start = time.perf_counter()
     outcome = certify(plan, votes, bounds)
     row: dict[str, Any] = {
-        "label": None, "predicted": None, "radius": None, "covers": False, "votes": outcome.counts.votes, "p_lower": outcome.p_lower,
+        "label": None, "predicted": None, "radius": None, "covers": False,
+        "votes": outcome.counts.votes, "p_lower": outcome.p_lower,
         "error_bound": outcome.error_bound and outcome.error_bound.error_bound,
         "seconds": round(time.perf_counter() - start, 3), "reason": getattr(outcome, "reason", None),
     }  # fmt: skip
@@ -155,6 +157,7 @@ def run(arguments: argparse.Namespace) -> int:
         "command": _command(arguments),
         "date": datetime.now(UTC).date().isoformat(),
         "version": __version__,
+        "commit": commit(),
         "machine": {"processor": platform.machine(), "cores": torch.get_num_threads(), "device": device},
         "model": model.card.id,
         "model_digest": model.digest,
@@ -171,6 +174,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _stored_rows(rows_file: Path, task: str) -> list[dict[str, Any]]:
     lines = rows_file.read_text().split("\n")[:-1] if rows_file.is_file() else []
     return [json.loads(line) for line in lines[1:]] if lines[:1] == [task] else []
+
+
+def commit() -> str | None:
+    """The commit that runs, with "+" if files were changed since; None outside a repository."""
+    words = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    try:
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _command(arguments: argparse.Namespace) -> str:
