@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from .filtering import filter_row
+from .geometry import ROTATION, TRANSLATION, source_point
 from .interpolation import bilinear, pixel
 from .inverse import TOLERANCE
 from .targets import scalar
@@ -74,33 +75,40 @@ def filtered_shapes(image, operands):
 
 
 @scalar
-def rotate_into(image, angle, out):
-    """``T_angle x`` [1, H, W, C], exact up to float64."""
-    cos, sin = math.cos(angle), math.sin(angle)
+def transform_into(kind, image, first, second, out):
+    """``T_g x`` [1, H, W, C] for a point frame (cos, sin) or (dx, dy), exact up to float64."""
     for i in range(image.shape[1]):
         y = i - 0.5 * (image.shape[1] - 1)
         for j in range(image.shape[2]):
-            x = j - 0.5 * (image.shape[2] - 1)
+            x, y_source = source_point(kind, first, second, j - 0.5 * (image.shape[2] - 1), y)
             for c in range(image.shape[3]):
-                out[0, i, j, c] = bilinear(image, 0, x * cos - y * sin, x * sin + y * cos, c)
+                out[0, i, j, c] = bilinear(image, 0, x, y_source, c)
 
 
 @scalar
-def rotation_corner(mask, operands, image, attacked, beta, gamma, values, half, out):
-    """``|F(beta, gamma)|_2`` with ``attacked = T_gamma x``; angles in radians."""
-    cos_b, sin_b = math.cos(beta), math.sin(beta)
-    cos_s, sin_s = math.cos(beta + gamma), math.sin(beta + gamma)
+def corner_error(kind, mask, operands, image, attacked, draw, both, values, half, out):
+    """``|F(b, g)|_2`` with ``attacked = T_g x``, for the point frames of b and of b + g."""
     for i in range(mask.shape[0]):
         y = i - 0.5 * (mask.shape[0] - 1)
         for j in range(mask.shape[1]):
             x = j - 0.5 * (mask.shape[1] - 1)
+            x_draw, y_draw = source_point(kind, draw[0], draw[1], x, y)
+            x_both, y_both = source_point(kind, both[0], both[1], x, y)
             for c in range(image.shape[3]):
                 values[0, c, i, j] = 0.0
                 if mask[i, j]:
-                    values[0, c, i, j] = bilinear(
-                        attacked, 0, x * cos_b - y * sin_b, x * sin_b + y * cos_b, c
-                    ) - bilinear(image, 0, x * cos_s - y * sin_s, x * sin_s + y * cos_s, c)
+                    values[0, c, i, j] = bilinear(attacked, 0, x_draw, y_draw, c) - bilinear(
+                        image, 0, x_both, y_both, c
+                    )
     return math.sqrt(filtered_square(operands, values, half, out))
+
+
+@scalar
+def rotation_corner(mask, operands, image, attacked, beta, gamma, values, half, out):
+    """:func:`corner_error` at two angles in radians."""
+    draw = math.cos(beta), math.sin(beta)
+    both = math.cos(beta + gamma), math.sin(beta + gamma)
+    return corner_error(ROTATION, mask, operands, image, attacked, draw, both, values, half, out)
 
 
 @scalar
@@ -190,8 +198,8 @@ def largest_rotation_error(
         evaluated += 1
         if g0 != known_g0 or g1 != known_g1:
             # Neighbours on the stack mostly share their gammas.
-            rotate_into(image, g0, start)
-            rotate_into(image, g1, end)
+            transform_into(ROTATION, image, math.cos(g0), math.sin(g0), start)
+            transform_into(ROTATION, image, math.cos(g1), math.sin(g1), end)
             attacked_range(image, 0.5 * (g0 + g1), g1 - g0, lower, upper, deviation)
             known_g0, known_g1 = g0, g1
         corner = 0.0
@@ -219,22 +227,6 @@ def largest_rotation_error(
 
 
 @scalar
-def translation_corner(mask, operands, image, attacked, bx, by, gx, gy, values, half, out):
-    """``|F(b, g)|_2`` with ``attacked = T_g x``; pixels."""
-    for i in range(mask.shape[0]):
-        y = i - 0.5 * (mask.shape[0] - 1)
-        for j in range(mask.shape[1]):
-            x = j - 0.5 * (mask.shape[1] - 1)
-            for c in range(image.shape[3]):
-                values[0, c, i, j] = 0.0
-                if mask[i, j]:
-                    values[0, c, i, j] = bilinear(attacked, 0, x - bx, y - by, c) - bilinear(
-                        image, 0, x - bx - gx, y - by - gy, c
-                    )
-    return math.sqrt(filtered_square(operands, values, half, out))
-
-
-@scalar
 def translation_draw_error(image, mask, operands, bx, by, half_width):
     """Largest ``|F(b, g)|_2`` over ``g`` in ``[-G, G]^2`` for one b, at the breakpoints of its pieces."""
     half_shape, out_shape = filtered_shapes(image, operands)
@@ -256,15 +248,10 @@ def translation_draw_error(image, mask, operands, bx, by, half_width):
         gx = points[0, m]
         for n in range(counts[1]):
             gy = points[1, n]
-            for i in range(image.shape[1]):
-                y = i - 0.5 * (image.shape[1] - 1)
-                for j in range(image.shape[2]):
-                    x = j - 0.5 * (image.shape[2] - 1)
-                    for c in range(image.shape[3]):
-                        attacked[0, i, j, c] = bilinear(image, 0, x - gx, y - gy, c)
-            largest = max(
-                largest, translation_corner(mask, operands, image, attacked, bx, by, gx, gy, values, half, out)
-            )
+            transform_into(TRANSLATION, image, gx, gy, attacked)
+            draw, both = (bx, by), (bx + gx, by + gy)
+            found = corner_error(TRANSLATION, mask, operands, image, attacked, draw, both, values, half, out)
+            largest = max(largest, found)
     return largest
 
 

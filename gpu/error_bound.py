@@ -125,9 +125,13 @@ def _finish(squares: NDArray[np.float64], slack: float) -> NDArray[np.float64]:
     return np.where(np.isfinite(norms), norms, np.inf)
 
 
-def _check_half_width(half_width: float) -> None:
+def _checked(
+    image: NDArray[np.float32], parameters: object, transformation: str, half_width: float
+) -> tuple[NDArray[np.float32], Parameters]:
+    """The image [H, W, C] and the draws [N, d]; raises GeometryError if an argument is out of range."""
     if not (math.isfinite(half_width) and half_width >= 0.0):
         raise GeometryError(f"attack range must be finite and >= 0, not {half_width}")
+    return check_images(np.asarray(image)[None])[0], as_parameters(parameters, transformation)
 
 
 def _chunks(count: int, size: int) -> Iterator[slice]:
@@ -186,9 +190,7 @@ def individual_error_bounds(
     GeometryError
         If an argument is out of range.
     """
-    image = check_images(np.asarray(received)[None])[0]
-    draws = as_parameters(parameters, transformation)
-    _check_half_width(half_width)
+    image, draws = _checked(received, parameters, transformation, half_width)
     per_cell = 8 * (4 * image.size + 4 * image.shape[0] * image.shape[1])
     chunk = max(1, settings.chunk_bytes // per_cell)
     cells = _surviving_cells(image, transformation, half_width, settings, chunk, device, deadline, stage)
@@ -310,9 +312,7 @@ def forward_error_bounds(
     GeometryError
         If an argument is out of range.
     """
-    image = check_images(np.asarray(reference)[None])[0]
-    draws = as_parameters(parameters, transformation)
-    _check_half_width(half_width)
+    image, draws = _checked(reference, parameters, transformation, half_width)
     width, dimensions = settings.width(transformation), DIMENSIONS[transformation]
     slack = _slack(operator, image.shape[2])
     goal = -math.inf if target is None else (max(target - slack, 0.0) * (1.0 - 2.0**-48)) ** 2

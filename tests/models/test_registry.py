@@ -237,6 +237,6 @@ def test_the_shipped_zoo_meets_what_its_cards_must_say():
         (stored,) = model.calibrations
         assert stored.q_E >= 0.99
         assert stored.confidence == 0.999
-        assert stored.images >= 700
+        assert stored.images >= 1000
         assert stored.parameter_draws >= 8000
         assert stored.attack_range == {"rotation": 30.0, "translation": 2.0}[model.card.noise.transformation]
