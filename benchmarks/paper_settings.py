@@ -28,9 +28,12 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="root of MNIST in torchvision's layout")
     parser.add_argument("--images", default="100")
+    parser.add_argument("--only", choices=list(RUNS), help="one of the two")
     chosen = parser.parse_args(words)
     card = str(ROOT / "models" / "zoo" / "mnist-rotation" / "card.toml")
     for name, options in RUNS.items():
+        if chosen.only not in (None, name):
+            continue
         evaluation = argparse.ArgumentParser()
         evaluate.add_arguments(evaluation)
         out = str(RESULTS / f"{name}.json")

@@ -69,7 +69,7 @@ def main() -> int:
     generator = np.random.default_rng(SEED)
     rows: list[dict[str, Any]] = []
     with running_service() as url, tempfile.TemporaryDirectory() as folder:
-        bounds = json.loads(curl(f"{url}/v1/bounds?transformation=rotation&attack_range={ATTACK_RANGE:g}"))
+        bounds = json.loads(curl(f"{url}/v1/bounds?transformation=rotation"))
         scraper = Scraper(url)
         scraper.start()
         with (SAMPLES / "labels.csv").open(newline="") as file:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import sys
-from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
@@ -18,6 +17,8 @@ from .binomial import LARGEST_SAMPLE, SLACK, binomial_lower_bound, binomial_uppe
 from .vocabulary import CalibrationError, StatisticsError, Transformation
 
 SCHEMA = 1
+STEEPNESS = 0.2
+"""Share of inner tests that are expected to fail more for each sigma_delta of error bound; decides the choice of E."""
 
 
 @dataclass(frozen=True)
@@ -210,13 +211,13 @@ def rho_upper(bounds: NDArray[np.float64], error_bound: float, alpha_E: float) -
 
 
 def choose_error_bound(
-    pilot: NDArray[np.float64], n_error: int, alpha_E: float, rho_budget: float, largest_useful: float = math.inf
+    pilot: NDArray[np.float64], n_error: int, alpha_E: float, sigma_delta: float, largest_useful: float = math.inf
 ) -> float:
-    """Choose E from pilot draws: the smallest one whose rho_E is expected to stay within the budget.
+    """Choose E from pilot draws: the least sum of what rho_E and what E itself is expected to cost.
 
-    The fresh draws are expected to exceed E as often as the pilot's did, and once more. Where no useful value
-    meets the budget, it is the largest useful one, which leaves the largest radius; where none is useful, the
-    smallest. Any choice is valid, because rho_E is estimated on other draws.
+    rho_E is subtracted from the share of passing draws; the fresh draws are expected to exceed E as often as the
+    pilot's did, and once more. A larger E makes inner tests fail: about a share ``STEEPNESS`` of them for each
+    sigma_delta, as measured on MNIST. Any choice is valid, because rho_E is estimated on other draws.
 
     Parameters
     ----------
@@ -224,10 +225,11 @@ def choose_error_bound(
         Error bounds at pilot draws.
     n_error, alpha_E
         Number of fresh draws and level of rho_E.
-    rho_budget : float
-        Largest rho_E the wanted radius leaves room for.
+    sigma_delta : float
+        Standard deviation of the pixel noise, > 0, intensity.
     largest_useful : float
-        Largest E at which the inner tests can pass with the votes there are.
+        Largest E at which the inner tests can pass with the votes there are; where no pilot value is that small,
+        the smallest one is taken.
 
     Returns
     -------
@@ -235,16 +237,10 @@ def choose_error_bound(
         Infinite if every pilot value is.
     """
     values = np.sort(checked_bounds(pilot))
-    finite = values[np.isfinite(values)]
-    if len(finite) == 0:
-        return math.inf
-    allowed = bisect_right(
-        range(1, n_error + 1), rho_budget, key=lambda above: binomial_upper_bound(above, n_error, alpha_E)
-    )
-    above = len(values) - 1 - np.arange(len(finite))
-    expected = -(-above * n_error // len(values)) + 1
-    useful = finite <= largest_useful
-    if not useful.any():
-        return float(finite[0])
-    fitting = finite[useful & (expected <= allowed)]
-    return float(fitting[0] if len(fitting) else finite[useful][-1])
+    useful = values[np.isfinite(values) & (values <= largest_useful)]
+    if len(useful) == 0:
+        return float(values[0])
+    above = len(values) - 1 - np.arange(len(useful))
+    expected = np.minimum(-(-above * n_error // len(values)) + 1, n_error)
+    rho = np.array([binomial_upper_bound(int(count), n_error, alpha_E) for count in expected])
+    return float(useful[np.argmin(rho + STEEPNESS * useful / sigma_delta)])

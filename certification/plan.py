@@ -119,16 +119,6 @@ class CertificationPlan(Effort):
         formula = radius_received if self.image_is is ImageIs.RECEIVED else radius_reference
         return formula(p_lower, self.alpha_delta, rho_E, self.sigma_gamma)
 
-    def rho_budget(self) -> float:
-        """The rho_E that leaves room for the wanted radius when a tenth of the estimation draws fail."""
-        reachable = 0.9 * self.alpha_shares["alpha_gamma"] ** (1.0 / self.n)
-        low, high = 0.0, 0.5
-        for _ in range(40):
-            middle = 0.5 * (low + high)
-            fine = (self.radius(reachable, middle) or 0.0) >= self.wanted_radius
-            low, high = (middle, high) if fine else (low, middle)
-        return low
-
     @property
     def _estimates_rho(self) -> bool:
         return self.is_nested and self.guarantee is Guarantee.INDIVIDUAL

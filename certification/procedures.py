@@ -147,7 +147,7 @@ def _error_bound(plan: CertificationPlan, votes: VoteSource, bounds: ErrorBoundS
         raise StatisticsError(f"{len(values)} error bounds at {draws} parameters")
     pilot, fresh = values[: plan.n_pilot], values[plan.n_pilot :]
     alpha_E = plan.alpha_shares["alpha_E"]
-    chosen = choose_error_bound(pilot, plan.n_error, alpha_E, plan.rho_budget(), plan.largest_error_bound())
+    chosen = choose_error_bound(pilot, plan.n_error, alpha_E, plan.sigma_delta, plan.largest_error_bound())
     return ErrorBoundSummary(
         error_bound=chosen,
         rho_E=rho_upper(fresh, chosen, alpha_E),

@@ -120,9 +120,11 @@ def run(arguments: argparse.Namespace) -> int:
     device = select_device(arguments.device)
     model = load_model(read_card(arguments.card), device)
     transformation = Transformation(model.card.noise.transformation)
+    guarantee = Guarantee(arguments.guarantee)
+    stored = model.calibration_for(transformation, arguments.attack_range)
     plan = CertificationPlan(
         transformation=transformation,
-        guarantee=Guarantee(arguments.guarantee),
+        guarantee=guarantee,
         attack_range=AttackRange(transformation, arguments.attack_range),
         sigma_gamma=model.card.noise.sigma_gamma,
         sigma_delta=model.card.noise.sigma_delta,
@@ -130,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
         n=arguments.n,
         n_delta=arguments.n_delta,
         max_votes=arguments.max_votes,
-        calibration=model.calibration_for(transformation, arguments.attack_range),
+        calibration=stored if guarantee is Guarantee.DISTRIBUTIONAL else None,
     )
     images, labels = load_mnist(arguments.data, train=False)
     out: Path = arguments.out

@@ -129,7 +129,7 @@ def test_impossible_bounds_are_errors(bad: np.ndarray[tuple[int, ...], np.dtype[
     for call in (
         lambda: rho_upper(bad, 1.0, 0.01),
         lambda: image_holds(bad, 1.0, 0.1, 0.01),
-        lambda: choose_error_bound(bad, 100, 0.001, 0.1),
+        lambda: choose_error_bound(bad, 100, 0.001, 0.2),
     ):
         with pytest.raises(StatisticsError):
             call()
@@ -170,25 +170,28 @@ def test_q_lower_is_valid_where_images_pass_wrongly() -> None:
     assert (times * (plain > q)).sum() / runs > alpha + 0.0046
 
 
-def test_the_chosen_bound_is_the_smallest_that_fits_the_budget() -> None:
-    """Budget .2 leaves room for 8 of 100 draws above E at level .001 (upper bound .1980; 9: .2109)."""
-    assert binomial_upper_bound(8, 100, 0.001) < 0.2 < binomial_upper_bound(9, 100, 0.001)
-    pilot = np.arange(100, 0, -1) / 100.0
-    # 7 pilot values above E make 7 expected and one more
-    assert choose_error_bound(pilot, 100, 0.001, 0.2) == pytest.approx(0.93)
+def test_the_chosen_bound_has_the_least_expected_loss() -> None:
+    """Oracle: every pilot value by itself. A tight pilot gives its largest value, an outlier is left out."""
+    generator = np.random.default_rng(0)
+    for outliers, sigma in ((0, 0.2), (2, 0.2), (10, 0.1), (3, 2.0)):
+        pilot = np.concatenate([generator.uniform(0.2, 0.25, 50 - outliers), generator.uniform(1.0, 3.0, outliers)])
+        losses = {}
+        for value in pilot:
+            expected = 4 * int((pilot > value).sum()) + 1
+            losses[float(value)] = binomial_upper_bound(expected, 200, 0.001) + 0.2 * value / sigma
+        chosen = choose_error_bound(pilot, 200, 0.001, sigma)
+        assert chosen == min(losses, key=lambda value: losses[value])
+        assert sigma > 1.0 or chosen <= 0.25
 
 
-def test_without_a_fitting_bound_the_largest_is_chosen() -> None:
-    assert choose_error_bound(np.array([0.2, 0.5, 0.1]), 100, 0.001, 0.0) == 0.5
-    assert choose_error_bound(np.array([0.2, math.inf, math.nan]), 100, 0.001, 0.0) == 0.2
-    assert choose_error_bound(np.array([math.inf, math.nan]), 100, 0.001, 0.4) == math.inf
+def test_draws_without_a_bound_choose_nothing() -> None:
+    assert choose_error_bound(np.array([0.2, math.inf, math.nan]), 100, 0.001, 0.2) == 0.2
+    assert choose_error_bound(np.array([math.inf, math.nan]), 100, 0.001, 0.2) == math.inf
 
 
 def test_a_bound_that_no_inner_test_can_pass_is_not_chosen() -> None:
-    """Without a fitting value: the largest useful one; without a useful one: the smallest."""
-    pilot = np.array([0.3, 0.2, 2.5, 0.4])
-    assert choose_error_bound(pilot, 100, 0.001, 0.0, 0.5) == 0.4
-    assert choose_error_bound(pilot, 100, 0.001, 0.0, 0.4) == 0.4
-    assert choose_error_bound(pilot, 100, 0.001, 0.0, 0.1) == 0.2
-    # 50 of the values fit, all of them too large to be useful
-    assert choose_error_bound(np.arange(1.0, 101.0), 100, 0.001, 0.7, 20.0) == 20.0
+    """Of the useful values alone; without a useful one the smallest, which says what would be needed."""
+    pilot = np.array([0.3, 0.2, 0.25, 0.4])
+    assert choose_error_bound(pilot, 100, 0.001, 10.0) == 0.4
+    assert choose_error_bound(pilot, 100, 0.001, 10.0, 0.3) == 0.3
+    assert choose_error_bound(pilot, 100, 0.001, 10.0, 0.1) == 0.2

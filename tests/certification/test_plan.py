@@ -280,14 +280,3 @@ def test_a_chosen_n_delta_can_pass(error_bound: float, n: int) -> None:
     assert smallest is not None
     assert smallest <= chosen
     assert plan.n0 + n * chosen <= plan.max_votes
-
-
-@given(st.floats(0.5, 60.0))
-def test_the_rho_budget_still_reaches_the_attack_range(half_width: float) -> None:
-    try:
-        plan = rotation_plan(Guarantee.INDIVIDUAL, half_width)
-    except PlanError:
-        return
-    budget = plan.rho_budget()
-    p_lower = 0.9 * 0.009 ** (1.0 / 200)
-    assert budget == 0.0 or (plan.radius(p_lower, budget) or 0.0) >= plan.wanted_radius
