@@ -18,9 +18,11 @@ from .vocabulary import Guarantee, PlanError, Transformation
 ALPHA_DELTA = 0.002
 """Level of every inner test, subtracted once from the outer bound (B.2); the paper's value."""
 MAX_DRAWS = 10_000_000
-ROOM = 1.5
+LEAST_ROOM, ROOM = 1.5, 4.0
+"""A chosen n_delta is ROOM times the smallest that can pass, since a draw whose margin is not far above the error
+bound needs it, but within COMFORTABLE_VOTES; LEAST_ROOM times where even that is more."""
+COMFORTABLE_VOTES = 200_000
 LEAST_N_DELTA = 100
-"""A chosen n_delta is ROOM times the smallest that can pass and not below this: some votes may be wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,4 +181,5 @@ class Effort(ABC):
                 field="n",
                 required=required,
             )
-        return self.n_delta or min(max(math.ceil(ROOM * smallest), LEAST_N_DELTA), affordable)
+        roomy = min(math.ceil(ROOM * smallest), COMFORTABLE_VOTES // self.n)
+        return self.n_delta or min(max(math.ceil(LEAST_ROOM * smallest), roomy, LEAST_N_DELTA), affordable)

@@ -99,8 +99,13 @@ def test_the_least_n_delta_belongs_to_the_stored_error_bound() -> None:
 
 
 def test_a_chosen_n_delta_leaves_room_for_wrong_votes_within_the_limit() -> None:
+    """At 1, 1.83, 2.4 and 3.08 sigma_delta 36, 182, 755 and 6,002 votes can pass: 4 times that, or 1.5 times."""
+    assert distributional().votes_per_draw(0.3) == 4 * 36
+    assert distributional(sigma_delta=0.3 / 1.83).votes_per_draw(0.3) == 4 * 182
     assert distributional(sigma_delta=0.3 / 2.4).votes_per_draw(0.3) == math.ceil(1.5 * 755)
-    assert distributional().votes_per_draw(0.3) == 100
+    assert distributional(sigma_delta=0.3 / 2.4, n=60).votes_per_draw(0.3) == 4 * 755
+    assert distributional(sigma_delta=0.3 / 3.08).votes_per_draw(0.3) == pytest.approx(1.5 * 6002, rel=1e-2)
+    assert distributional().votes_per_draw(0.0) == 100
     assert distributional(max_votes=100 + 200 * 50).votes_per_draw(0.3) == 50
 
 
