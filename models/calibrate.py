@@ -167,10 +167,11 @@ def calibrate(
 def _read_state(
     state: Path, task: Task, error_bound: float | None
 ) -> tuple[float, list[tuple[float, bool]]] | None:
-    """The stored E and results of this very task, or None; a half-written last line is dropped."""
+    """The stored E and results of this very task, or None; a half-written last line is cut off."""
     if not state.is_file():
         return None
     lines = state.read_text().split("\n")[:-1]
+    state.write_text("".join(line + "\n" for line in lines))
     head = json.loads(lines[0]) if lines else {}
     stored = head.pop("error_bound", None)
     if head != asdict(task) or (error_bound is not None and stored != error_bound):
@@ -210,12 +211,15 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or card.path.parent / "bounds" / f"{name}.json"
     images, _ = load_mnist(arguments.data, train=True)
     command = f"surety calibrate {card.id}/card.toml " + shlex.join(_relevant(arguments))
-    result = calibrate(
-        card, task, images, error_bound=arguments.error_bound, state=out.with_suffix(".state"), command=command
-    )
+    state = out.with_suffix(".state")
+    try:
+        result = calibrate(card, task, images, error_bound=arguments.error_bound, state=state, command=command)
+    except ValueError as error:
+        print(f"{card.id}: {error}", file=sys.stderr)
+        return 1
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result.to_json(), indent=2) + "\n")
-    out.with_suffix(".state").unlink()
+    state.unlink()
     print(f"{out}: E = {result.error_bound}, rho_E = {result.rho_E}, q_E = {result.q_E:.4f} at {result.confidence}")
     return 0
 

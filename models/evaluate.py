@@ -174,8 +174,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _stored_rows(rows_file: Path, task: str) -> list[dict[str, Any]]:
+    """Rows of this very task; a half-written last line is cut off."""
     lines = rows_file.read_text().split("\n")[:-1] if rows_file.is_file() else []
-    return [json.loads(line) for line in lines[1:]] if lines[:1] == [task] else []
+    if lines[:1] != [task]:
+        return []
+    rows_file.write_text("".join(line + "\n" for line in lines))
+    return [json.loads(line) for line in lines[1:]]
 
 
 def commit() -> str | None:

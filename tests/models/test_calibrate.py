@@ -1,0 +1,134 @@
+"""Calibration: a stored bound that holds, counts that add up, runs that go on where they were stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from certification.calibration import Calibration
+from gpu.warp import round8, transform_image, warp_batch
+from models import calibrate
+from models.card import read_card
+from models.data import load_mnist
+from tests.models.made_digits import write_made_digits
+
+ZOO = Path(__file__).parents[2] / "models" / "zoo"
+EFFORT = {
+    "rotation": ["--attack-range", 3, "--error-bound", 2.5],
+    "translation": ["--attack-range", 1, "--rho", 0.2, "--draws", 60, "--pilot-draws", 20, "--margin", 4],
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_made_digits(tmp_path / "data", train=7, test=1)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(calibrate, "CHUNK", 2)
+
+
+def run(root, transformation, *words, status=0):
+    """Run the command on five of the seven images; the stored bound, if there is one."""
+    parser = argparse.ArgumentParser()
+    calibrate.add_arguments(parser)
+    out = root / f"{transformation}.json"
+    shown = [ZOO / f"mnist-{transformation}" / "card.toml", "--data", root, "--images", 5, "--pilot-images", 2]
+    arguments = parser.parse_args([*map(str, [*shown, *EFFORT[transformation], *words]), "--out", str(out)])
+    assert calibrate.run(arguments) == status
+    if status:
+        assert not out.exists()
+        return None
+    assert not out.with_suffix(".state").exists()
+    return Calibration.from_json(json.loads(out.read_text()))
+
+
+@pytest.mark.parametrize("transformation", ["rotation", "translation"])
+def test_a_stored_bound_holds_and_says_how_it_was_made(root, transformation):
+    """Sampled errors of every image stay below the largest bound; q_E by hand: five passed of five."""
+    stored = run(root, transformation)
+    card = read_card(ZOO / f"mnist-{transformation}" / "card.toml")
+    operator = card.preprocessing.operator(28, 28)
+    generator = np.random.default_rng(0)
+    shape = (40,) if transformation == "rotation" else (40, 2)
+    for image in load_mnist(root, train=True)[0]:
+        beta = generator.normal(0.0, card.noise.sigma_gamma, shape)
+        gamma = generator.uniform(-stored.attack_range, stored.attack_range, shape)
+        attacked = np.stack([round8(transform_image(image, g, transformation)) for g in gamma])
+        twice = warp_batch(attacked, beta, transformation, operator).astype(float)
+        once = warp_batch(image[None], beta + gamma, transformation, operator).astype(float)
+        errors = np.linalg.norm((twice - once).reshape(40, -1), axis=1)
+        assert errors.max() <= max(stored.largest_bound, stored.error_bound)
+        assert errors.max() > 0.0
+    rotation = transformation == "rotation"
+    assert (stored.images, stored.images_passed) == (5, 5)
+    assert stored.rho_E == (0.0 if rotation else 0.2)
+    assert stored.q_E == pytest.approx(0.001**0.2 - (0.0 if rotation else 1e-4), abs=1e-9)
+    # a given E was not chosen by pilot draws
+    assert (stored.pilot_images, stored.pilot_draws) == ((0, 0) if rotation else (2, 20))
+    assert (stored.dataset, stored.split, stored.confidence) == ("MNIST", "train", 0.999)
+    assert stored.preprocessing_digest == card.preprocessing.digest()
+    assert str(root) not in stored.command
+
+
+def test_a_bound_that_no_image_keeps_is_not_stored(root, capsys):
+    """E far below the errors: none passes, nothing can be stored, and the images tested are not lost."""
+    assert run(root, "translation", "--error-bound", 0.01, status=1) is None
+    assert "q_E must be in (0, 0]" in capsys.readouterr().err
+    assert len((root / "translation.state").read_text().splitlines()) == 6
+
+
+def test_a_run_that_is_stopped_twice_ends_as_an_unbroken_one(root, monkeypatch):
+    """The first stop leaves a half-written line behind, as a full disk or a kill does."""
+    whole = run(root, "translation")
+    true_bounds, seen = calibrate.image_bounds, []
+
+    def stopping(images, numbers, *rest):
+        seen.append(list(numbers))
+        if len(seen) in (2, 4):
+            raise KeyboardInterrupt
+        return true_bounds(images, numbers, *rest)
+
+    monkeypatch.setattr(calibrate, "image_bounds", stopping)
+    for torn in ("[0.2", ""):
+        with pytest.raises(KeyboardInterrupt):
+            run(root, "translation")
+        with (root / "translation.state").open("a") as state:
+            state.write(torn)
+    assert run(root, "translation") == whole
+    assert [len(numbers) for numbers in seen] == [2, 2, 2, 1, 1]
+    assert seen[2] == seen[1]
+    assert seen[4] == seen[3]
+    assert not set(seen[0]) & set(seen[2] + seen[4])
+
+
+def test_the_state_of_another_task_is_not_reused(root, monkeypatch):
+    def stopping(*words):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calibrate, "image_bounds", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(root, "translation", "--seed", 5)
+    other = run(root, "translation", "--seed", 6)
+    assert other.seed == 6
+    assert other == run(root, "translation", "--seed", 6)
+
+
+def test_more_images_than_there_are_is_refused(root, capsys):
+    run(root, "translation", "--images", 6, status=1)
+    assert "more than the 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("attack_range", ["0", "-1", "nan", "1000"])
+def test_an_attack_range_beyond_the_card_is_refused(root, attack_range, capsys):
+    parser = argparse.ArgumentParser()
+    calibrate.add_arguments(parser)
+    card = str(ZOO / "mnist-rotation" / "card.toml")
+    assert calibrate.run(parser.parse_args([card, "--data", str(root), f"--attack-range={attack_range}"])) == 2
+    assert "attack range" in capsys.readouterr().err
