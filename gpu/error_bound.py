@@ -205,11 +205,10 @@ def individual_error_bounds(
             continue
         found = True
         sides = boxes.lower[kept], boxes.upper[kept]
-        bounds = _received_pairs(
+        largest = _received_pairs(
             image, draws, cells[part][kept], sides, transformation, operator, settings, device, stage
         )
-        squares = np.fmax(squares, bounds.max(axis=0))
-        squares[np.isnan(bounds).any(axis=0)] = np.inf
+        squares = np.maximum(squares, largest)  # keeps what is not a number
     if not found:
         # gamma = 0 always has the original x = x', so this would be a contradiction: claim nothing.
         return np.full(len(draws), np.inf)
@@ -253,20 +252,19 @@ def _received_pairs(
     device: str,
     stage: Stage,
 ) -> NDArray[np.float64]:
-    """Squared bounds [K, N] of all pairs of a cell's inverse image and a draw."""
+    """The largest squared bound [N] of each draw over all cells; NaN where a pair gave none."""
     exact = image[None].astype(np.float64)
     draw_frames = cell_frames(draws, draws, transformation)
-    count = len(cells) * len(draws)
-    cell_of, draw_of = np.divmod(np.arange(count), len(draws))
-    squares = np.empty(count)
-    for part in _chunks(count, _pair_step(operator, image.shape[2], settings, device)):
+    largest = np.zeros(len(draws))
+    for part in _chunks(len(cells) * len(draws), _pair_step(operator, image.shape[2], settings, device)):
         with stage("bound"):
-            k, n = cell_of[part], draw_of[part]
+            k, n = np.divmod(np.arange(part.start, part.stop), len(draws))
             lo, hi = _shifted(cells[k], draws[n])
             first = (exact, exact, draw_frames, np.zeros(len(n), dtype=np.int64), n)
             second = (*sides, cell_frames(lo, hi, transformation), k)
-            squares[part] = kernels.pair_norms(kind_of(transformation), operator, first, second, device)
-    return squares.reshape(len(cells), len(draws))
+            squares = kernels.pair_norms(kind_of(transformation), operator, first, second, device)
+            np.maximum.at(largest, n, squares)
+    return largest
 
 
 def forward_error_bounds(
