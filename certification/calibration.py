@@ -18,7 +18,7 @@ from .vocabulary import CalibrationError, StatisticsError, Transformation
 
 SCHEMA = 1
 STEEPNESS = 0.2
-"""Share of inner tests that are expected to fail more for each sigma_delta of error bound; decides the choice of E."""
+"""A rough guess, not a measurement: share of inner tests that fail more for each sigma_delta of error bound."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,8 @@ def choose_error_bound(
     """Choose E from pilot draws: the least sum of what rho_E and what E itself is expected to cost.
 
     rho_E is subtracted from the share of passing draws; the fresh draws are expected to exceed E as often as the
-    pilot's did, and once more. A larger E makes inner tests fail: about a share ``STEEPNESS`` of them for each
-    sigma_delta, as measured on MNIST. Any choice is valid, because rho_E is estimated on other draws.
+    pilot's did, and once more. A larger E makes inner tests fail: a share ``STEEPNESS`` of them for each
+    sigma_delta is assumed. Any choice is valid, because rho_E is estimated on other draws.
 
     Parameters
     ----------
