@@ -52,7 +52,9 @@ class CertificationPlan(Effort):
         Gamma; its largest norm is the radius wanted.
     image_is : ImageIs
     n_pilot, n_error : int
-        Draws that choose E, and draws that bound rho_E (individual).
+        Draws that choose E, and draws that bound rho_E (individual, unless ``bound_for_all``).
+    bound_for_all : bool
+        Whether one error bound holds for every drawn parameter, so that rho_E is 0 (individual).
     calibration : Calibration or None
         The stored bound (distributional).
     operator_norm : float
@@ -74,6 +76,7 @@ class CertificationPlan(Effort):
     image_is: ImageIs = ImageIs.RECEIVED
     n_pilot: int = 50
     n_error: int = 200
+    bound_for_all: bool = False
     calibration: Calibration | None = None
     operator_norm: float = 1.0
 
@@ -98,7 +101,7 @@ class CertificationPlan(Effort):
 
     @property
     def alpha_shares(self) -> dict[str, float]:
-        """See :class:`Effort`; the individual guarantee spends a part of alpha on rho_E."""
+        """See :class:`Effort`; the individual guarantee spends a part of alpha on rho_E where it must be estimated."""
         shares = super().alpha_shares
         if self._estimates_rho:
             alpha_E = SHARE_E * self.alpha
@@ -121,7 +124,7 @@ class CertificationPlan(Effort):
 
     @property
     def _estimates_rho(self) -> bool:
-        return self.is_nested and self.guarantee is Guarantee.INDIVIDUAL
+        return self.is_nested and self.guarantee is Guarantee.INDIVIDUAL and not self.bound_for_all
 
     def _stored_bound(self) -> Calibration | None:
         """The calibration, checked against this plan; None where the guarantee uses none."""

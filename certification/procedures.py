@@ -135,12 +135,15 @@ def predict(plan: Effort, votes: VoteSource, stage: Stage = no_stage) -> Predict
 
 
 def _error_bound(plan: CertificationPlan, votes: VoteSource, bounds: ErrorBoundSource | None) -> ErrorBoundSummary:
-    """E and rho_E: stored ones, or from this image: pilot draws choose E, fresh draws bound rho_E (Eq. 9)."""
+    """E and rho_E: stored; or one bound for all draws; or pilot draws choose E and fresh ones bound rho_E (Eq. 9)."""
     if plan.guarantee is Guarantee.DISTRIBUTIONAL and plan.calibration is not None:
         stored = plan.calibration
         return ErrorBoundSummary(stored.error_bound, stored.rho_E, stored.q_E, stored.confidence)
     if bounds is None:
         raise CertificationError("the individual guarantee needs error bounds of the image")
+    if plan.bound_for_all:
+        (error,) = checked_bounds(np.array([bounds.bound_for_all()]))
+        return ErrorBoundSummary(float(error), 0.0)
     draws = plan.n_pilot + plan.n_error
     values = checked_bounds(bounds.error_bounds(votes.draw_parameters(draws)))
     if len(values) != draws:

@@ -49,3 +49,7 @@ class ErrorBoundSource(Protocol):
     def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bounds [n], l2 norm in intensity; infinite where none was found."""
         ...
+
+    def bound_for_all(self) -> float:
+        """One bound that holds at every parameter; asked for only if the plan says that there is one."""
+        ...

@@ -35,12 +35,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .error_bound import PIXEL_SLACK
 from .geometry import GeometryError, as_parameters
 from .inverse import TOLERANCE
 from .kernels import cover as kernels
 from .preprocess import Operator
-from .warp import check_images
+from .warp import PIXEL_SLACK, check_images
 
 COARSE = 0.8
 """Sides of the first rectangles, degrees."""

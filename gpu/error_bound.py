@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 from .geometry import DIMENSIONS, GeometryError, as_parameters, attack_cells, cell_frames, kind_of
 from .inverse import inverse_boxes
 from .kernels import error_bound as kernels
-from .preprocess import Operator
-from .warp import check_images
+from .preprocess import AnyOperator, GaussianOperator, Operator
+from .residual import known_image_errors, received_image_error
+from .warp import PIXEL_SLACK, check_images
 
-PIXEL_SLACK = 2.0**-24 + 2.0**-36
-"""Float32 rounding of a pixel in [0, 1], and far more than the error of computing it in float64."""
 PAIR_BATCH = 256
 """Pairs a CPU launch: enough for all cores, few enough for the scratch to stay in cache."""
 
@@ -42,7 +41,7 @@ class BoundSettings:
     ----------
     cell_width : float or None
         Cells of the attack range are split down to this width where they matter; degrees or pixels.
-        None: .1 degree, 1/64 pixel.
+        None: .1 degree, 1/64 pixel; with Gaussian interpolation 1/160 degree, 1/128 pixel.
     refinements : int
         Passes of the inverse after the first (the paper's 10).
     cell_budget : int
@@ -70,6 +69,10 @@ class BoundSettings:
     def width(self, transformation: str) -> float:
         """The width down to which cells are split."""
         return self.cell_width or {"rotation": 0.1, "translation": 1.0 / 64.0}[transformation]
+
+    def finest(self, transformation: str) -> float:
+        """The same with Gaussian interpolation, where only the worst cells are split."""
+        return self.cell_width or {"rotation": 1.0 / 160.0, "translation": 1.0 / 128.0}[transformation]
 
 
 Stage = Callable[[str], AbstractContextManager[None]]
@@ -101,6 +104,10 @@ class Cells:
             left_hi[:, axis] = right_lo[:, axis] = middle
             lo, hi = np.concatenate([lo, right_lo]), np.concatenate([left_hi, hi])
         return Cells(lo, hi)
+
+    def joined(self, others: Cells) -> Cells:
+        """These cells and the others."""
+        return Cells(np.concatenate([self.lo, others.lo]), np.concatenate([self.hi, others.hi]))
 
     def width(self) -> float:
         return float((self.hi - self.lo).max())
@@ -150,7 +157,7 @@ def individual_error_bounds(
     parameters: object,
     transformation: str,
     half_width: float,
-    operator: Operator,
+    operator: AnyOperator,
     settings: BoundSettings,
     *,
     device: str = "cpu",
@@ -170,8 +177,8 @@ def individual_error_bounds(
     transformation : {"rotation", "translation"}
     half_width : float
         G of the attack range ``[-G, G]^d``; degrees or pixels.
-    operator : Operator
-        P for H x W.
+    operator : Operator or GaussianOperator
+        P for H x W. With Gaussian interpolation all drawn parameters have the same bound (``residual``).
     settings : BoundSettings
     device : {"cpu", "cuda"}
     deadline : float, optional
@@ -191,9 +198,15 @@ def individual_error_bounds(
         If an argument is out of range.
     """
     image, draws = _checked(received, parameters, transformation, half_width)
-    per_cell = 8 * (4 * image.size + 4 * image.shape[0] * image.shape[1])
-    chunk = max(1, settings.chunk_bytes // per_cell)
-    cells = _surviving_cells(image, transformation, half_width, settings, chunk, device, deadline, stage)
+    if isinstance(operator, GaussianOperator):
+        error = received_image_error(
+            image, transformation, half_width, operator, settings, device=device, deadline=deadline, stage=stage
+        )
+        return np.full(len(draws), error)
+    chunk = _inverse_chunk(image, settings)
+    cells = surviving_cells(
+        image, transformation, half_width, settings.width(transformation), settings, device, deadline, stage
+    )
     squares = np.zeros(len(draws))
     found = False
     for part in _chunks(len(cells), chunk):
@@ -215,18 +228,24 @@ def individual_error_bounds(
     return _finish(squares, _slack(operator, image.shape[2]))
 
 
-def _surviving_cells(
+def _inverse_chunk(image: NDArray[np.float32], settings: BoundSettings) -> int:
+    """Cells whose inverses fit into ``chunk_bytes``."""
+    per_cell: int = 8 * (4 * image.size + 4 * image.shape[0] * image.shape[1])
+    return max(1, settings.chunk_bytes // per_cell)
+
+
+def surviving_cells(
     image: NDArray[np.float32],
     transformation: str,
     half_width: float,
+    width: float,
     settings: BoundSettings,
-    chunk: int,
     device: str,
     deadline: float | None,
     stage: Stage,
 ) -> Cells:
-    """Narrow cells that may hold the attacker's parameter; the others are proved empty on the way."""
-    width, dimensions = settings.width(transformation), DIMENSIONS[transformation]
+    """Cells down to ``width`` that may hold the attacker's parameter; the others are proved empty on the way."""
+    dimensions, chunk = DIMENSIONS[transformation], _inverse_chunk(image, settings)
     start = width * 2.0 ** max(0, math.ceil(math.log2(2.0 * half_width / width)) - 5) if half_width > 0 else width
     cells = Cells(*attack_cells(half_width, start, transformation))
     while cells.width() > width and len(cells) * 2**dimensions <= settings.kept_cells(image.size):
@@ -272,7 +291,7 @@ def forward_error_bounds(
     parameters: object,
     transformation: str,
     half_width: float,
-    operator: Operator,
+    operator: AnyOperator,
     settings: BoundSettings,
     *,
     target: float | None = None,
@@ -311,6 +330,10 @@ def forward_error_bounds(
         If an argument is out of range.
     """
     image, draws = _checked(reference, parameters, transformation, half_width)
+    if isinstance(operator, GaussianOperator):
+        with stage("bound"):
+            errors = known_image_errors(image[None], transformation, half_width, operator, floor=target or 0.0)
+        return np.full(len(draws), errors[0])
     width, dimensions = settings.width(transformation), DIMENSIONS[transformation]
     slack = _slack(operator, image.shape[2])
     goal = -math.inf if target is None else (max(target - slack, 0.0) * (1.0 - 2.0**-48)) ** 2
@@ -332,7 +355,7 @@ def forward_error_bounds(
         spent += np.bincount(owners, minlength=len(draws))
         keep = np.ones(len(cells), dtype=np.bool_)
         keep[split] = False
-        cells = Cells(np.concatenate([cells.lo[keep], parts.lo]), np.concatenate([cells.hi[keep], parts.hi]))
+        cells = cells[keep].joined(parts)
         draw_of, squares = np.concatenate([draw_of[keep], owners]), np.concatenate([squares[keep], new])
     largest = np.zeros(len(draws))
     np.maximum.at(largest, draw_of, np.where(np.isnan(squares), np.inf, squares))

@@ -16,6 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 VIGNETTES = ("none", "circle", "rectangle")
+INTERPOLATIONS = ("bilinear", "gaussian")
+LEAST_SIGMA = 1.5
+"""Pixels; below it, sums over the pixel grid would no longer be integrals over the plane (``residual``)."""
+REACH = 5.0
+"""Standard deviations beyond which a Gaussian weight is left out."""
 
 
 class PreprocessingError(ValueError):
@@ -62,6 +67,11 @@ class Operator:
     columns: Bands
 
     @property
+    def input_shape(self) -> tuple[int, int]:
+        """Height and width of the images it takes."""
+        return self.mask.shape[0], self.mask.shape[1]
+
+    @property
     def output_shape(self) -> tuple[int, int]:
         """Height and width that the base classifier sees."""
         return len(self.rows.start), len(self.columns.start)
@@ -76,6 +86,64 @@ class Operator:
         masked = np.where(self.mask[None, :, :, None], np.asarray(images, dtype=np.float64), 0.0)
         out = np.einsum("ij,njkc,lk->ncil", self.rows.dense(), masked, self.columns.dense(), optimize=True)
         return np.asarray(out, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class GaussianOperator:
+    """P and the smoothing transformation in one, by Gaussian interpolation: vignette, filter, read at moved points.
+
+    Output pixel ``i`` of parameter ``t`` is ``sum_j phi(T_t^-1 p_i - p_j) m_j x_j`` over the image's pixels, with
+    ``phi`` the two-dimensional normal density of standard deviation ``sigma`` pixels (cut at ``REACH`` of them on
+    each axis) and the vignette ``m`` in [0, 1] as ``weights`` [H, W]. Why: ``residual``.
+    """
+
+    weights: NDArray[np.float64]
+    sigma: float
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Height and width of the images it takes."""
+        return self.weights.shape[0], self.weights.shape[1]
+
+    @property
+    def output_shape(self) -> tuple[int, int]:
+        """Height and width that the base classifier sees."""
+        return self.input_shape
+
+    @property
+    def reach(self) -> float:
+        """Pixels along an axis beyond which a weight is left out."""
+        return REACH * self.sigma
+
+    @property
+    def norm_bound(self) -> float:
+        """At least the spectral norm: a filter's is at most the sum of its weights, and no vignette exceeds 1."""
+        steps = np.arange(-math.ceil(self.reach), math.ceil(self.reach) + 1)
+        total = float(normal_density(steps, self.sigma).sum())
+        return total * total * (1.0 + 2.0**-40)
+
+    def masked(self, images: NDArray[np.floating]) -> NDArray[np.float64]:
+        """``m x`` of images [N, H, W, C], as [N, C, H, W]."""
+        values = np.asarray(images, dtype=np.float64) * self.weights[None, :, :, None]
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+
+    def apply(self, images: NDArray[np.floating]) -> NDArray[np.float32]:
+        """P of images [N, H, W, C], as float32 [N, C, H, W]."""
+        rows, columns = (filter_matrix(size, self.sigma) for size in self.input_shape)
+        out = np.einsum("ij,ncjk,lk->ncil", rows, self.masked(images), columns, optimize=True)
+        return np.asarray(out, dtype=np.float32)
+
+
+def normal_density(distance: NDArray[np.floating] | NDArray[np.int64], sigma: float) -> NDArray[np.float64]:
+    """The normal density of standard deviation ``sigma``, zero beyond ``REACH * sigma``."""
+    d = np.asarray(distance, dtype=np.float64)
+    density = np.exp(-0.5 * (d / sigma) ** 2) / (sigma * math.sqrt(2.0 * math.pi))
+    return np.where(np.abs(d) <= REACH * sigma, density, 0.0)
+
+
+def filter_matrix(size: int, sigma: float, pad: int = 0) -> NDArray[np.float64]:
+    """The Gaussian filter along one axis [size + 2 pad, size]; output ``i`` is centred on input ``i - pad``."""
+    return normal_density(np.arange(-pad, size + pad)[:, None] - np.arange(size)[None, :], sigma)
 
 
 @dataclass(frozen=True)
@@ -96,6 +164,12 @@ class Preprocessing:
         Triangle filter with antialiasing.
     crop : (height, width) or None
         Centre crop after the resize.
+    interpolation : {"bilinear", "gaussian"}
+        How the smoothing transformation reads between pixels. Bilinear: like the attack, then P as above.
+        Gaussian: filter and transformation are one (:class:`GaussianOperator`), the vignette comes first, the
+        standard deviation is ``blur_sigma >= 1.5``, and there is neither ``blur_size`` nor resize nor crop.
+    taper : float
+        Gaussian only: pixels over which the vignette rises from 0 at its edge to 1, as a squared sine.
 
     Raises
     ------
@@ -109,6 +183,8 @@ class Preprocessing:
     blur_sigma: float = 1.0
     resize: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
+    interpolation: str = "bilinear"
+    taper: float = 0.0
 
     def __post_init__(self) -> None:
         if self.vignette not in VIGNETTES:
@@ -123,12 +199,28 @@ class Preprocessing:
             if shape is not None and (len(shape) != 2 or min(shape) < 1):
                 raise PreprocessingError(f"{name} must be a height and a width >= 1, not {shape}")
 
+        if self.interpolation not in INTERPOLATIONS:
+            raise PreprocessingError(f"interpolation must be one of {INTERPOLATIONS}, not {self.interpolation!r}")
+        if not (math.isfinite(self.taper) and self.taper >= 0.0):
+            raise PreprocessingError(f"taper must be finite and >= 0 pixels, not {self.taper}")
+        if self.interpolation == "bilinear" and self.taper > 0.0:
+            raise PreprocessingError("taper belongs to gaussian interpolation")
+        if self.interpolation == "gaussian":
+            if self.blur_sigma < LEAST_SIGMA:
+                raise PreprocessingError(
+                    f"gaussian interpolation needs blur_sigma >= {LEAST_SIGMA}, not {self.blur_sigma}"
+                )
+            if self.blur_size != 1 or self.resize is not None or self.crop is not None:
+                raise PreprocessingError("gaussian interpolation has no blur_size, resize or crop")
+
     def digest(self) -> str:
         """SHA-256 of the settings: two equal digests mean the same operator on the same image size."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
-    def operator(self, height: int, width: int) -> Operator:
+    def operator(self, height: int, width: int) -> AnyOperator:
         """P for images of ``height`` x ``width`` pixels."""
+        if self.interpolation == "gaussian":
+            return GaussianOperator(self._tapered(height, width), self.blur_sigma)
         resize = self.resize or (height, width)
         crop = self.crop or resize
         if crop[0] > resize[0] or crop[1] > resize[1]:
@@ -152,6 +244,25 @@ class Preprocessing:
         if not mask.any():
             raise PreprocessingError(f"margin {self.margin} leaves no pixel of a {height} x {width} image")
         return mask
+
+    def _tapered(self, height: int, width: int) -> NDArray[np.float64]:
+        """The vignette with a soft edge [H, W], in [0, 1]; with a taper of 0 it is :meth:`_mask`."""
+        mask = self._mask(height, width)
+        if self.taper == 0.0 or self.vignette == "none":
+            return mask.astype(np.float64)
+        y = np.abs(np.arange(height)[:, None] - (height - 1) / 2)
+        x = np.abs(np.arange(width)[None, :] - (width - 1) / 2)
+        if self.vignette == "circle":
+            return _rise(min(height, width) / 2 - self.margin - np.sqrt(x * x + y * y), self.taper)
+        return _rise(height / 2 - self.margin - y, self.taper) * _rise(width / 2 - self.margin - x, self.taper)
+
+
+AnyOperator = Operator | GaussianOperator
+
+
+def _rise(inside: NDArray[np.float64], taper: float) -> NDArray[np.float64]:
+    """From 0 at the edge to 1 at ``taper`` pixels inside it."""
+    return np.asarray(np.sin(0.5 * math.pi * np.clip(inside / taper, 0.0, 1.0)) ** 2)
 
 
 def _blur_matrix(size: int, settings: Preprocessing) -> NDArray[np.float64]:

@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .geometry import GeometryError, as_parameters, kind_of, point_frames
+from .kernels import sampling
 from .kernels import warp as kernels
-from .preprocess import Operator
+from .preprocess import AnyOperator, GaussianOperator
 
+PIXEL_SLACK = 2.0**-24 + 2.0**-36
+"""Float32 rounding of a pixel in [0, 1], and far more than the error of computing it in float64."""
 BATCH_BYTES = 64 * 2**20
 """Scratch for one launch; larger batches run in several."""
 
@@ -33,7 +36,7 @@ def warp_batch(
     images: NDArray[np.float32],
     parameters: object,
     transformation: str,
-    operator: Operator,
+    operator: AnyOperator,
     *,
     device: str = "cpu",
     out: Any = None,
@@ -46,7 +49,7 @@ def warp_batch(
         Within [0, 1]; M is 1 (one image, every parameter) or N.
     parameters : array_like [N] degrees, or [N, 2] pixels
     transformation : {"rotation", "translation"}
-    operator : Operator
+    operator : Operator or GaussianOperator
         P for H x W.
     device : {"cpu", "cuda"}
     out : array [N, C, h, w] float32, optional
@@ -67,8 +70,8 @@ def warp_batch(
     count, channels = len(frames), images.shape[3]
     if len(images) not in (1, count):
         raise GeometryError(f"{len(images)} images do not fit {count} parameters")
-    if operator.mask.shape != images.shape[1:3]:
-        raise GeometryError(f"the operator is for {operator.mask.shape}, the images are {images.shape[1:3]}")
+    if operator.input_shape != images.shape[1:3]:
+        raise GeometryError(f"the operator is for {operator.input_shape}, the images are {images.shape[1:3]}")
     shape = (count, channels, *operator.output_shape)
     if out is None:
         if device == "cuda":
@@ -80,6 +83,11 @@ def warp_batch(
     for first in range(0, count, step):
         part = slice(first, min(first + step, count))
         source = images if len(images) == 1 else images[part]
+        if isinstance(operator, GaussianOperator):
+            sampling.launch(
+                operator.masked(source), frames[part], kind_of(transformation), operator, out[part], device
+            )
+            continue
         kernels.launch(source, frames[part], kind_of(transformation), operator, out[part], device)
     return out
 

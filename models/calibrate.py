@@ -1,9 +1,9 @@
 """E, rho_E and q_E of a card on a data set: the distributional bound (Fischer et al. 2020, section 5.1).
 
 Pilot images choose E; *other* images are then tested one by one for ``P_beta(max_gamma eps <= E) >= 1 - rho_E``,
-and the count of those that pass gives q_E by Clopper-Pearson. A rotation's error is bounded over every parameter
-at once (``gpu.cover``), so all draws of an image pass together; translations are bounded draw by draw, and the
-image's test has a level that q_E is corrected for.
+and the count of those that pass gives q_E by Clopper-Pearson. With Gaussian interpolation (``gpu.residual``), and for a
+rotation (``gpu.cover``), the error is bounded over every parameter at once, so all draws of an image pass together;
+other translations are bounded draw by draw, and the image's test has a level that q_E is corrected for.
 The state is kept in a file beside the result, so that a run that was stopped goes on where it was.
 """
 
@@ -26,7 +26,8 @@ from certification import __version__
 from certification.calibration import Calibration, image_holds, q_lower
 from certification.vocabulary import Transformation
 from gpu.cover import largest_rotation_errors, translation_draw_errors
-from gpu.preprocess import Operator
+from gpu.preprocess import AnyOperator, GaussianOperator, Operator
+from gpu.residual import known_image_errors
 from gpu.warp import round8, transform_image, warp_batch
 
 from .card import ModelCard, read_card
@@ -50,6 +51,7 @@ class Task:
     pilot_images: int
     pilot_draws: int
     margin: float
+    quantile: float
     rho_E: float
     confidence: float
     seed: int
@@ -57,7 +59,7 @@ class Task:
 
 
 def pilot_errors(
-    images: NDArray[np.float32], task: Task, operator: Operator, generator: np.random.Generator
+    images: NDArray[np.float32], task: Task, operator: AnyOperator, generator: np.random.Generator
 ) -> NDArray[np.float64]:
     """Largest sampled error of each pilot image [N]: random parameters of noise and of attack, no proof needed."""
     out = np.zeros(len(images))
@@ -72,12 +74,27 @@ def pilot_errors(
     return out
 
 
+def choose_error_bound(images: NDArray[np.float32], task: Task, operator: AnyOperator) -> float:
+    """E from pilot images: with Gaussian interpolation a quantile of their bounds, else above all sampled errors."""
+    if isinstance(operator, GaussianOperator):
+        bounds = np.concatenate([
+            known_image_errors(images[first : first + CHUNK], task.transformation, task.attack_range, operator)
+            for first in tqdm(range(0, len(images), CHUNK), desc="pilot", mininterval=2.0)
+        ])  # fmt: skip
+        return math.ceil(1000.0 * float(np.quantile(bounds, task.quantile, method="higher"))) / 1000.0
+    sampled = pilot_errors(images, task, operator, np.random.default_rng([task.seed, 1]))
+    return round(task.margin * float(sampled.max()), 3)
+
+
 def image_bounds(
-    images: NDArray[np.float32], numbers: NDArray[np.int64], error_bound: float, task: Task, operator: Operator
+    images: NDArray[np.float32], numbers: NDArray[np.int64], error_bound: float, task: Task, operator: AnyOperator
 ) -> list[tuple[float, bool]]:
     """For each image: the largest bound of its errors, and whether it holds the property (Eq. 6, inside)."""
-    if task.transformation == "rotation":
-        found = largest_rotation_errors(images, task.attack_range, operator, floor=error_bound)
+    if isinstance(operator, GaussianOperator) or task.transformation == "rotation":
+        if isinstance(operator, GaussianOperator):
+            found = known_image_errors(images, task.transformation, task.attack_range, operator, floor=error_bound)
+        else:
+            found = largest_rotation_errors(images, task.attack_range, operator, floor=error_bound)
         return [(float(bound), bool(bound <= error_bound)) for bound in found]
     results = []
     for image, number in zip(images, numbers, strict=True):
@@ -105,7 +122,7 @@ def calibrate(
     images : ndarray [M, H, W, C] float32
         The data set; pilot and tested images are drawn from it without overlap.
     error_bound : float or None
-        E to test; None: ``task.margin`` times the largest pilot error, plus what rounding can add.
+        E to test; None: :func:`choose_error_bound` on pilot images.
     state : Path
         JSON lines: the task, then one line a tested image.
     command : str
@@ -120,8 +137,7 @@ def calibrate(
     done = _read_state(state, task, error_bound)
     if done is None:
         if error_bound is None:
-            sampled = pilot_errors(images[pilot], task, operator, np.random.default_rng([task.seed, 1]))
-            error_bound = round(task.margin * float(sampled.max()), 3)
+            error_bound = choose_error_bound(images[pilot], task, operator)
         state.parent.mkdir(parents=True, exist_ok=True)
         state.write_text(json.dumps({**asdict(task), "error_bound": error_bound}) + "\n")
         results: list[tuple[float, bool]] = []
@@ -136,7 +152,7 @@ def calibrate(
             results += new
             progress.update(len(new))
     passed = sum(holds for _, holds in results)
-    drawn = task.transformation == "translation"
+    drawn = task.transformation == "translation" and isinstance(operator, Operator)
     bounds = [bound for bound, _ in results if math.isfinite(bound)]
     return Calibration(
         model=card.id,
@@ -150,7 +166,7 @@ def calibrate(
         images_passed=passed,
         parameter_draws=task.draws,
         pilot_images=task.pilot_images if piloted else 0,
-        pilot_draws=task.pilot_draws if piloted else 0,
+        pilot_draws=task.pilot_draws if piloted and isinstance(operator, Operator) else 0,
         dataset="MNIST",
         split=task.split,
         seed=task.seed,
@@ -189,6 +205,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pilot-images", type=int, default=1000)
     parser.add_argument("--pilot-draws", type=int, default=100)
     parser.add_argument("--margin", type=float, default=1.3, help="E as a multiple of the largest pilot error")
+    parser.add_argument(
+        "--quantile", type=float, default=0.996, help="E as a quantile of the pilot images' bounds (Gaussian)"
+    )
     parser.add_argument("--error-bound", type=float, help="E to test, instead of one from the pilot")
     parser.add_argument("--rho", type=float, default=1e-3)
     parser.add_argument("--confidence", type=float, default=0.999)
@@ -205,7 +224,8 @@ def run(arguments: argparse.Namespace) -> int:
     task = Task(
         card.id, card.preprocessing.digest(), card.noise.transformation, arguments.attack_range,
         card.noise.sigma_gamma, "train", arguments.images, arguments.draws, arguments.pilot_images,
-        arguments.pilot_draws, arguments.margin, arguments.rho, arguments.confidence, arguments.seed,
+        arguments.pilot_draws, arguments.margin, arguments.quantile, arguments.rho, arguments.confidence,
+        arguments.seed,
     )  # fmt: skip
     name = f"{task.transformation}-{task.attack_range:g}"
     out = arguments.out or card.path.parent / "bounds" / f"{name}.json"
@@ -228,6 +248,7 @@ def _relevant(arguments: argparse.Namespace) -> list[str]:
     named = {
         "attack-range": arguments.attack_range, "images": arguments.images, "draws": arguments.draws,
         "pilot-images": arguments.pilot_images, "pilot-draws": arguments.pilot_draws, "margin": arguments.margin,
+        "quantile": arguments.quantile,
         "error-bound": arguments.error_bound, "rho": arguments.rho, "confidence": arguments.confidence,
         "seed": arguments.seed,
     }  # fmt: skip

@@ -222,6 +222,8 @@ def _preprocessing(table: _Table, spec: InputSpec) -> Preprocessing:
             blur_sigma=table.number("blur_sigma", 1e-6, 4096.0, 1.0),
             resize=table.pair("resize"),
             crop=table.pair("crop"),
+            interpolation=table.get("interpolation", str, "bilinear", required=False),
+            taper=table.number("taper", 0.0, 4096.0, 0.0),
         )
         settings.operator(spec.height, spec.width)
     except PreprocessingError as error:

@@ -12,6 +12,7 @@ from certification.protocols import Stage
 from certification.vocabulary import AttackRange, ImageIs, Transformation
 from gpu.cover import translation_draw_errors
 from gpu.error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
+from gpu.preprocess import Operator
 
 from .registry import LoadedModel
 
@@ -50,13 +51,25 @@ class ImageErrorBounds:
     def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bounds [n] at parameters [n] degrees, or [n, 2] pixels."""
         kind, half_width = self.attack_range.transformation, self.attack_range.half_width
-        if self.image_is is ImageIs.REFERENCE and kind is Transformation.TRANSLATION:
+        operator = self.model.operator
+        shifted = self.image_is is ImageIs.REFERENCE and kind is Transformation.TRANSLATION
+        if shifted and isinstance(operator, Operator):
             parts = []
             for first in range(0, len(parameters), DRAWS_A_PART):
                 with self.stage("bound"):
                     part = parameters[first : first + DRAWS_A_PART]
-                    parts.append(translation_draw_errors(self.image, part, half_width, self.model.operator))
+                    parts.append(translation_draw_errors(self.image, part, half_width, operator))
             return np.concatenate(parts)
+        return self._bounds(parameters)
+
+    def bound_for_all(self) -> float:
+        """The bound at every parameter, for a model with Gaussian interpolation (``gpu.residual``)."""
+        if not self.model.bound_for_all:
+            raise ValueError(f"{self.model.card.id} has no error bound for all parameters at once")
+        return float(self._bounds(np.zeros((1, self.attack_range.transformation.dimensions)))[0])
+
+    def _bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        kind, half_width = self.attack_range.transformation, self.attack_range.half_width
         bounds = individual_error_bounds if self.image_is is ImageIs.RECEIVED else forward_error_bounds
         return bounds(
             self.image, parameters, str(kind), half_width, self.model.operator, self.settings,

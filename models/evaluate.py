@@ -129,6 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         sigma_gamma=model.card.noise.sigma_gamma,
         sigma_delta=model.card.noise.sigma_delta,
         image_is=ImageIs(arguments.image_is),
+        bound_for_all=model.bound_for_all,
         n=arguments.n,
         n_delta=arguments.n_delta,
         max_votes=arguments.max_votes,

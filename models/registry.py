@@ -15,7 +15,7 @@ from torch import nn
 
 from certification.calibration import Calibration
 from certification.vocabulary import CalibrationError, Transformation
-from gpu.preprocess import Operator
+from gpu.preprocess import AnyOperator, GaussianOperator
 
 from .architectures import ArchitectureError, Normalised, build
 from .card import CardError, ModelCard, file_digest, find_cards, read_card
@@ -35,9 +35,14 @@ class LoadedModel:
 
     card: ModelCard
     network: nn.Module
-    operator: Operator
+    operator: AnyOperator
     digest: str
     calibrations: tuple[Calibration, ...]
+
+    @property
+    def bound_for_all(self) -> bool:
+        """Whether one error bound of an image holds for every drawn parameter: with Gaussian interpolation."""
+        return isinstance(self.operator, GaussianOperator)
 
     def calibration_for(self, transformation: str, half_width: float) -> Calibration | None:
         """The stored bound with the smallest range that covers ``half_width``; else the widest one, or None."""
@@ -109,7 +114,7 @@ def load_model(card: ModelCard, device: str = "cpu") -> LoadedModel:
     return LoadedModel(card, network, operator, digest, _load_calibrations(card))
 
 
-def _load_network(card: ModelCard, operator: Operator) -> nn.Module:
+def _load_network(card: ModelCard, operator: AnyOperator) -> nn.Module:
     if not card.weights_file.is_file():
         raise CardError(card.path, "weights.file", f"{card.weights_file} does not exist")
     if (found := file_digest(card.weights_file)) != card.weights_sha256:
@@ -151,7 +156,7 @@ def _blame(card: ModelCard, found: torch.Size, expected: torch.Size) -> str:
 
 
 @torch.inference_mode()
-def _check_forward(card: ModelCard, network: nn.Module, operator: Operator) -> None:
+def _check_forward(card: ModelCard, network: nn.Module, operator: AnyOperator) -> None:
     try:
         logits = network(torch.zeros(1, card.input.channels, *operator.output_shape))
     except Exception as error:  # networks that are not ours raise anything on a wrong size

@@ -24,7 +24,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from certification import __version__
-from gpu.preprocess import Operator
+from gpu.preprocess import AnyOperator
 from gpu.warp import warp_batch
 
 from .architectures import Normalised, build
@@ -68,7 +68,7 @@ class Schedule:
 def noisy_batch(
     images: NDArray[np.float32],
     noise: Noise,
-    operator: Operator,
+    operator: AnyOperator,
     generator: np.random.Generator,
     *,
     silent_share: float = 0.0,
@@ -89,7 +89,7 @@ def train_network(
     images: NDArray[np.float32],
     labels: NDArray[np.int64],
     noise: Noise,
-    operator: Operator,
+    operator: AnyOperator,
     schedule: Schedule,
     *,
     seed: int,
@@ -146,7 +146,7 @@ def accuracy(
     network: nn.Module,
     images: NDArray[np.float32],
     labels: NDArray[np.int64],
-    operator: Operator,
+    operator: AnyOperator,
     noise: Noise | None,
     *,
     seed: int = 0,

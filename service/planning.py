@@ -60,6 +60,7 @@ class Planner:
             **effort,
             attack_range=AttackRange(transformation, half_width),
             image_is=fields.image_is,
+            bound_for_all=model.bound_for_all,
             calibration=_calibration(model, transformation, half_width)
             if guarantee is Guarantee.DISTRIBUTIONAL
             else None,

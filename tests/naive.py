@@ -56,3 +56,23 @@ def naive_preprocess(image, settings):
                         weight = taps[u + reach] * taps[v + reach] / sum(taps) ** 2
                         out[:, i, j] += weight * masked[i + u, j + v]
     return out
+
+
+def naive_gaussian(image, parameter, transformation, weights, sigma):
+    """The vignetted image as a sum of two-dimensional normal densities, read at the moved points; [C, H, W]."""
+    height, width, channels = image.shape
+    out = np.zeros((channels, height, width))
+    for i in range(height):
+        for j in range(width):
+            x, y = j - (width - 1) / 2, i - (height - 1) / 2
+            if transformation == "rotation":
+                t = math.radians(parameter)
+                sx, sy = x * math.cos(t) - y * math.sin(t), x * math.sin(t) + y * math.cos(t)
+            else:
+                sx, sy = x - parameter[0], y - parameter[1]
+            for k in range(height):
+                for n in range(width):
+                    distance = (sx - n + (width - 1) / 2) ** 2 + (sy - k + (height - 1) / 2) ** 2
+                    density = math.exp(-distance / (2 * sigma**2)) / (2 * math.pi * sigma**2)
+                    out[:, i, j] += density * weights[k, n] * image[k, n]
+    return out

@@ -27,6 +27,7 @@ SETTINGS = BoundSettings(cell_width=1.0, refinements=1, cell_budget=4)
 def results(device):
     """All results by name, computed on a device."""
     operator = Preprocessing("circle", 0.5, 3, 1.0).operator(5, 4)
+    gaussian = Preprocessing("circle", 0.5, blur_sigma=1.5, interpolation="gaussian", taper=1.0).operator(5, 4)
     out = {}
     for transformation, (betas, gamma, half_width) in CASES.items():
         image = picture("bits", (5, 4, 1), 4)
@@ -35,6 +36,9 @@ def results(device):
         buffer = cuda.device_array(shape, np.float32) if device == "cuda" else np.empty(shape, dtype=np.float32)
         warp_batch(image[None], betas, transformation, operator, device=device, out=buffer)
         out[f"{transformation}-warp"] = buffer.copy_to_host() if device == "cuda" else buffer
+        buffer = cuda.device_array(shape, np.float32) if device == "cuda" else np.empty(shape, dtype=np.float32)
+        warp_batch(image[None], betas, transformation, gaussian, device=device, out=buffer)
+        out[f"{transformation}-gaussian"] = buffer.copy_to_host() if device == "cuda" else buffer
         centres = np.stack([gamma, gamma + 2.0])
         frames = cell_frames(centres - 0.1, centres + 0.1, transformation)
         boxes = inverse_boxes(received, frames, transformation, refinements=1, device=device)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numba import boolean, cuda, float32, float64, int64
 
-from gpu.kernels import error_bound, inverse, warp
+from gpu.kernels import error_bound, inverse, sampling, warp
 from gpu.targets import DeviceError, select_device
 from tests.gpu.simulated import results
 
@@ -25,6 +25,7 @@ SIDE = (F4, F4, F2)
 KERNELS = {
     "mask_cuda": (warp.mask_cuda, (P4, F2, int64, MASK, F4)),
     "filter_cuda": (warp.filter_cuda, (F4, *BANDS, F4, P4)),
+    "sample_cuda": (sampling.sample_cuda, (F4, F2, int64, float64, float64, int64, F3, P4)),
     "boxes_cuda": (inverse.boxes_cuda, (int64, F2, F4)),
     "constrain_cuda": (
         inverse.constrain_cuda, (int64, float64, F2, F4, P3, float64, F4, F4, F4, F4, EMPTY),

@@ -33,10 +33,15 @@ def cases(draw):
     transformation = draw(st.sampled_from(["rotation", "translation"]))
     shape = draw(st.sampled_from([(6, 6, 1), (7, 5, 1), (6, 7, 3)]))
     image = picture(draw(st.sampled_from(PICTURES)), shape, draw(st.integers(0, 1000)))
-    operator = Preprocessing(
-        draw(st.sampled_from(["none", "circle", "rectangle"])), draw(st.sampled_from([0.0, 1.0])),
-        draw(st.sampled_from([1, 3])), 1.0,
-    ).operator(*shape[:2])  # fmt: skip
+    vignette, margin = draw(st.sampled_from(["none", "circle", "rectangle"])), draw(st.sampled_from([0.0, 1.0]))
+    if draw(st.booleans()):
+        chosen = Preprocessing(vignette, margin, draw(st.sampled_from([1, 3])), 1.0)
+    else:
+        chosen = Preprocessing(
+            vignette, margin, blur_sigma=draw(st.sampled_from([1.5, 2.0])), interpolation="gaussian",
+            taper=draw(st.sampled_from([0.0, 1.5])),
+        )  # fmt: skip
+    operator = chosen.operator(*shape[:2])
     if transformation == "rotation":
         half_width = draw(st.sampled_from([1.0, 10.0, 100.0]))
         special = st.sampled_from([0.0, 90.0, 180.0])

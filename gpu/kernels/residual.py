@@ -1,0 +1,62 @@
+"""Loops of the error bounds of Gaussian interpolation: images, shifts or cells side by side on the CPU."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import prange
+
+from ..geometry import TRANSLATION
+from ..residual_bodies import largest_rotation_residual, received_cell_bound, residual_norm, scratch_for
+from ..targets import cpu_kernel
+
+
+@cpu_kernel
+def rotation_cpu(
+    images, mask, sources, row_start, row_weights, column_start, column_weights, sigma, reach, pad, half_width,
+    curvature, coarse, tolerance, floor, budget, rounding, out,
+):  # fmt: skip
+    """One image an iteration."""
+    for index in prange(images.shape[0]):
+        n = np.int64(index)
+        bands = (row_start, row_weights, column_start, column_weights)
+        out[n] = largest_rotation_residual(
+            images[n : n + 1], mask, sources[n : n + 1], bands, sigma, reach, pad, half_width, curvature[n], coarse,
+            tolerance, floor, budget, rounding,
+        )  # fmt: skip
+
+
+@cpu_kernel
+def translation_cpu(
+    images, mask, sources, row_start, row_weights, column_start, column_weights, sigma, reach, pad, shifts, out
+):
+    """The largest residual of an image over shifts [S] on each axis; one image an iteration."""
+    for index in prange(images.shape[0]):
+        n = np.int64(index)
+        bands = (row_start, row_weights, column_start, column_weights)
+        scratch = scratch_for(images[n : n + 1], pad, 2 * math.ceil(reach) + 1)
+        largest = 0.0
+        for p in range(shifts.shape[0]):
+            for q in range(shifts.shape[0]):
+                norm = residual_norm(
+                    TRANSLATION, images[n : n + 1], mask, sources[n : n + 1], bands, sigma, reach, pad,
+                    shifts[p], shifts[q], scratch,
+                )  # fmt: skip
+                if not norm <= largest:  # keeps what is not a number
+                    largest = norm
+        out[n] = largest
+
+
+@cpu_kernel
+def received_cpu(
+    kind, frames, points, backs, radii, mask, sigma, reach, pad, lower, upper, received, rounding, filters,
+    absolute_filters, out,
+):  # fmt: skip
+    """One cell an iteration."""
+    for index in prange(frames.shape[0]):
+        k = np.int64(index)
+        out[k] = received_cell_bound(
+            kind, frames, k, points[k], backs[k], radii[k], mask, sigma, reach, pad, lower, upper, received, rounding,
+            filters, absolute_filters,
+        )  # fmt: skip
