@@ -8,8 +8,8 @@ attack's bilinear interpolation, the error at a drawn ``beta`` is
 
 read at the pixel centres q. ``D`` does not depend on beta. Neither does the norm: the square of ``D`` is a sum of
 normal densities of standard deviation ``sigma / sqrt(2)``, so by Poisson's summation formula its sum over any
-moved grid differs from its integral over the plane by at most ``ALIAS * (sum of squares of m x' and m x)``, where
-``ALIAS = 4.1 exp(-(pi sigma)^2) * 2``, 1e-9 for the smallest sigma allowed. So ``|D|_2`` on the pixel grid,
+moved grid differs from its integral over the plane by at most ``8.2 exp(-(pi sigma)^2)``, 2e-9 for the smallest
+sigma allowed, times the sum of squares of ``m x'`` and ``m x``. So ``|D|_2`` on the pixel grid,
 padded so that nothing is cut, bounds the error of all draws at once, and there is no share ``rho_E`` of draws that
 exceed it. A bilinear ``T_beta`` has no such property: it spreads pixels by amounts that vary over the image.
 
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 
 LEFT_OUT = 5e-6
 """At least the weights of the pixels that lie beyond ``REACH`` standard deviations of a point on an axis."""
-SHIFT_STEP = 0.125
-"""Distance of the shifts at which a known image's residual is computed, pixels; divides 1."""
+SHIFT_STEP = 0.25
+"""Distance of the shifts at which a known image's residual is computed first, pixels; divides 1."""
 PASSES = 4
 """Refinements of an inverse at most: the cancelled form needs boxes less tight than the plain one."""
 SPLIT_WITHIN = 0.97
@@ -114,15 +114,24 @@ def _curvature(
     ])  # fmt: skip
 
 
+def _slack(operator: GaussianOperator, channels: int, pad: int) -> float:
+    """What the weights left out, float32 pixels and float64 arithmetic may add to an error."""
+    height, width = operator.input_shape
+    truncation = 5.0 * LEFT_OUT * math.sqrt((height + 2 * pad) * (width + 2 * pad) * channels)
+    return truncation + 2.0 * PIXEL_SLACK * math.sqrt(height * width * channels) + ARITHMETIC_SLACK
+
+
+def _alias(operator: GaussianOperator) -> float:
+    """By how much, per unit of energy, a sum of squares over a moved grid may differ from the integral."""
+    return 8.2 * math.exp(-((math.pi * operator.sigma) ** 2))
+
+
 def _with_slack(
     errors: NDArray[np.float64], energy: NDArray[np.float64], operator: GaussianOperator, channels: int, pad: int
 ) -> NDArray[np.float64]:
-    """Errors plus what the sum over another grid, the weights left out and float32 pixels may add."""
-    height, width = operator.input_shape
-    alias = 8.2 * math.exp(-((math.pi * operator.sigma) ** 2)) * energy
-    truncation = 5.0 * LEFT_OUT * math.sqrt((height + 2 * pad) * (width + 2 * pad) * channels)
-    rounding = 2.0 * PIXEL_SLACK * math.sqrt(height * width * channels)
-    total = np.sqrt(errors**2 + 2.0 * alias) * (1.0 + ARITHMETIC_SLACK) + truncation + rounding + ARITHMETIC_SLACK
+    """Errors plus :func:`_slack` and what the sum over another grid may add."""
+    total = np.sqrt(errors**2 + 2.0 * _alias(operator) * energy) * (1.0 + ARITHMETIC_SLACK)
+    total += _slack(operator, channels, pad)
     return np.where(np.isfinite(total), total, np.inf)
 
 
@@ -153,8 +162,8 @@ def known_image_errors(
         G of the attack range ``[-G, G]^d``, finite and ``>= 0``; degrees (at most 180) or pixels.
     operator : GaussianOperator
     tolerance, floor : float
-        Rotation: refinement of an image stops at ``1 + tolerance`` times its largest residual found, or
-        at ``floor``; both before what rounding to 8 bits can add.
+        Refinement of an image stops at ``1 + tolerance`` times its largest residual found (rotation; before
+        what rounding to 8 bits can add), or at ``floor``.
     budget : int
         Rotation: cells an image; an image that needs more gets an infinite bound.
 
@@ -182,6 +191,10 @@ def known_image_errors(
     )  # fmt: skip
     curvature = _curvature(sources, operator, transformation, pad)
     out = np.empty(len(exact))
+    # The floor is meant for the result, so what is added below comes off it first.
+    energy = _energy(sources, operator)
+    alias = math.sqrt(2.0 * _alias(operator) * float(energy.max()))
+    floor = max((floor - _slack(operator, channels, pad)) / (1.0 + 2.0 * ARITHMETIC_SLACK) - alias, 0.0)
     if transformation == "rotation":
         kernels.rotation_cpu(
             *operands, math.radians(half_width), curvature, math.radians(COARSE), tolerance, floor, budget, TOLERANCE,
@@ -189,9 +202,12 @@ def known_image_errors(
         )  # fmt: skip
     else:
         steps = np.arange(math.ceil(-half_width / SHIFT_STEP), math.floor(half_width / SHIFT_STEP) + 1) * SHIFT_STEP
-        kernels.translation_cpu(*operands, np.unique([-half_width, *steps, half_width]), out)
-        out += 0.125 * SHIFT_STEP**2 * curvature + _shifted_rounding(exact, operator)
-    return _with_slack(out, _energy(sources, operator), operator, channels, pad)
+        rounding = _shifted_rounding(exact, operator)
+        coarse = 0.125 * SHIFT_STEP**2 * curvature
+        shifts = np.unique([-half_width, *steps, half_width])
+        kernels.translation_cpu(*operands, shifts, coarse, 0.25 * coarse, floor - rounding, out)
+        out += rounding
+    return _with_slack(out, energy, operator, channels, pad)
 
 
 def _shifted_rounding(images: NDArray[np.float64], operator: GaussianOperator) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .cover_bodies import slope_range, transform_into
 from .filtering import filter_row
-from .geometry import ROTATION, source_box, source_point
+from .geometry import ROTATION, TRANSLATION, source_box, source_point
 from .interpolation import bilinear, pixel, range_over_box
 from .sampling import axis_weights, sample_row_into
 from .targets import scalar
@@ -152,6 +152,46 @@ def largest_rotation_residual(
             stack[height + 1, 0], stack[height + 1, 1] = middle, high
             stack[height + 1, 2], stack[height + 1, 3] = norm, norm_high
             height += 2
+    return worst
+
+
+@scalar
+def largest_translation_residual(image, mask, source, bands, sigma, reach, pad, shifts, coarse, fine, floor):
+    """Largest ``residual_norm`` over shifts within the sorted values ``shifts`` on both axes, from above.
+
+    A square of the grid is bounded by its corners plus ``coarse``; where that exceeds ``floor`` and is not near
+    the largest norm found, by the corners of its quarters plus ``fine``.
+    """
+    scratch = scratch_for(image, pad, 2 * math.ceil(reach) + 1)
+    count = len(shifts)
+    norms = np.empty((count, count))
+    largest = 0.0
+    for p in range(count):
+        for q in range(count):
+            norms[p, q] = residual_norm(
+                TRANSLATION, image, mask, source, bands, sigma, reach, pad, shifts[p], shifts[q], scratch
+            )
+            if not norms[p, q] <= largest:  # keeps what is not a number
+                largest = norms[p, q]
+    if count == 1 or not largest < math.inf:
+        return largest
+    worst = 0.0
+    for p in range(count - 1):
+        for q in range(count - 1):
+            top = norms[p : p + 2, q : q + 2].max()
+            if top + coarse <= max(floor, largest + fine):
+                worst = max(worst, top + coarse)
+                continue
+            for a in range(3):
+                for b in range(3):
+                    if a == 1 or b == 1:
+                        first = 0.5 * (2 - a) * shifts[p] + 0.5 * a * shifts[p + 1]
+                        second = 0.5 * (2 - b) * shifts[q] + 0.5 * b * shifts[q + 1]
+                        top = max(top, residual_norm(
+                            TRANSLATION, image, mask, source, bands, sigma, reach, pad, first, second, scratch
+                        ))  # fmt: skip
+            largest = max(largest, top)
+            worst = max(worst, top + fine)
     return worst
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import prange
 
-from ..geometry import TRANSLATION
-from ..residual_bodies import largest_rotation_residual, received_cell_bound, residual_norm, scratch_for
+from ..residual_bodies import largest_rotation_residual, largest_translation_residual, received_cell_bound
 from ..targets import cpu_kernel
 
 
@@ -29,23 +26,16 @@ def rotation_cpu(
 
 @cpu_kernel
 def translation_cpu(
-    images, mask, sources, row_start, row_weights, column_start, column_weights, sigma, reach, pad, shifts, out
-):
-    """The largest residual of an image over shifts [S] on each axis; one image an iteration."""
+    images, mask, sources, row_start, row_weights, column_start, column_weights, sigma, reach, pad, shifts, coarse,
+    fine, floors, out,
+):  # fmt: skip
+    """One image an iteration."""
     for index in prange(images.shape[0]):
         n = np.int64(index)
         bands = (row_start, row_weights, column_start, column_weights)
-        scratch = scratch_for(images[n : n + 1], pad, 2 * math.ceil(reach) + 1)
-        largest = 0.0
-        for p in range(shifts.shape[0]):
-            for q in range(shifts.shape[0]):
-                norm = residual_norm(
-                    TRANSLATION, images[n : n + 1], mask, sources[n : n + 1], bands, sigma, reach, pad,
-                    shifts[p], shifts[q], scratch,
-                )  # fmt: skip
-                if not norm <= largest:  # keeps what is not a number
-                    largest = norm
-        out[n] = largest
+        out[n] = largest_translation_residual(
+            images[n : n + 1], mask, sources[n : n + 1], bands, sigma, reach, pad, shifts, coarse[n], fine[n], floors[n]
+        )
 
 
 @cpu_kernel
