@@ -10,7 +10,8 @@ Convention
   so a positive angle turns the content counter-clockwise as displayed (torchvision's ``rotate``; its
   ``affine`` has the opposite sign), and positive ``dx, dy`` move it right and down (``affine``).
 - Between pixel centres the input is interpolated bilinearly; it is zero outside its pixel centres' grid
-  (one pixel of linear decay to zero around the border).
+  (one pixel of linear decay to zero around the border). A model's card may choose Gaussian interpolation for
+  what the service itself does to an image (``sampling``); the attack stays bilinear.
 - Parameters: ``[N]`` degrees, or ``[N, 2]`` pixels in the order ``dx, dy``.
 
 Transformations are additive in their parameter, ``T_s^-1 T_t^-1 = T_(s+t)^-1``, on the plane; on pixels only

@@ -14,7 +14,7 @@ import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -126,24 +126,31 @@ def select_device(name: str) -> str:
     return "cpu"
 
 
-def warm_up(device: str) -> None:
+def warm_up(device: str, interpolations: Collection[str] = ("bilinear", "gaussian")) -> None:
     """Compile every kernel that a request can reach, on tiny images; takes seconds once, then comes from the cache.
 
     Parameters
     ----------
     device : {"cpu", "cuda"}
+    interpolations : collection of {"bilinear", "gaussian"}
+        Those of the loaded models.
     """
     # The rooms above import this one.
     from .error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
     from .preprocess import Preprocessing
     from .warp import transform_image, warp_batch
 
-    operator = Preprocessing(vignette="circle", blur_size=3).operator(6, 6)
+    chosen = {
+        "bilinear": Preprocessing(vignette="circle", blur_size=3),
+        "gaussian": Preprocessing(vignette="circle", blur_sigma=1.5, interpolation="gaussian"),
+    }
     image = np.full((6, 6, 1), 0.5, dtype=np.float32)
     settings = BoundSettings(cell_width=0.5, refinements=1, cell_budget=8)
     for transformation, parameters in (("rotation", np.zeros(2)), ("translation", np.zeros((2, 2)))):
         transform_image(image, parameters[0], transformation)
-        out = cuda.device_array((2, 1, 6, 6), np.float32) if device == "cuda" else None
-        warp_batch(image[None], parameters, transformation, operator, device=device, out=out)
-        for bound in (individual_error_bounds, forward_error_bounds):
-            bound(image, parameters, transformation, 1.0, operator, settings, device=device)
+        for interpolation in interpolations:
+            operator = chosen[interpolation].operator(6, 6)
+            out = cuda.device_array((2, 1, 6, 6), np.float32) if device == "cuda" else None
+            warp_batch(image[None], parameters, transformation, operator, device=device, out=out)
+            for bound in (individual_error_bounds, forward_error_bounds):
+                bound(image, parameters, transformation, 1.0, operator, settings, device=device)

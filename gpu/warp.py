@@ -1,7 +1,8 @@
 """Transformed and preprocessed images, P T_t x, into the base classifier's own input buffer.
 
 This is the one definition of the pixels that are classified: training, voting, attacks and tests call it,
-and ``error_bound`` encloses exactly these maps.
+and ``error_bound`` encloses exactly these maps. :func:`transform_image` is the attack, always bilinear;
+:func:`warp_batch` is what the service does to an image, bilinear or Gaussian as the model's operator says.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Lifecycle:
         try:
             device = select_device(self._settings.device)
             registry = load_registry([self._settings.zoo], device)
-            warm_up(device)
+            warm_up(device, {model.card.preprocessing.interpolation for model in registry.models.values()})
         except (CardError, DeviceError) as error:
             self._fail(str(error))
         except Exception as error:

@@ -60,7 +60,7 @@ class CertifyFields(Fields):
     )
     n_error: Annotated[int, Field(ge=1, le=MAX_BOUNDED_DRAWS)] | None = Field(
         default=None,
-        description="Individual: draws at which this image's error is bounded for rho_E; default 100.",
+        description="Individual, bilinear models: draws at which this image's error is bounded for rho_E; default 200.",
     )
     image_is: Annotated[ImageIs, ByName] = Field(
         default=ImageIs.RECEIVED,

@@ -55,6 +55,10 @@ class World:
         self.calls.append(("bounds", len(parameters)))
         return self.bound(parameters if parameters.ndim == 1 else parameters[:, 0])
 
+    def bound_for_all(self) -> float:
+        self.calls.append(("bound for all", 1))
+        return float(self.bound(np.zeros(1))[0])
+
 
 def constant(value: float) -> Function:
     return lambda parameters: np.full(len(parameters), value)

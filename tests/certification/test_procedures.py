@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from certification.binomial import binomial_lower_bound, smallest_passing_count
-from certification.outcome import Abstained, Certified
+from certification.outcome import Abstained, Certified, ErrorBoundSummary
 from certification.plan import CertificationPlan
 from certification.procedures import certify, predict
 from certification.radius import inner_threshold
@@ -146,6 +146,27 @@ def test_pilot_draws_choose_e_and_only_the_others_judge_it() -> None:
     assert summary.error_bound == 0.2
     assert summary.rho_E == pytest.approx(1.0 - 0.001**0.005, abs=1e-8)
     assert (summary.draws, summary.smallest, summary.median, summary.largest) == (250, 0.1, 0.1, 0.2)
+
+
+def test_one_bound_for_all_draws_costs_neither_draws_nor_alpha() -> None:
+    """No draw is spent on rho_E, which is 0, and alpha is not shared."""
+    plan = rotation_plan(bound_for_all=True)
+    world = World(constant(1.0), 30.0, bound=constant(0.25))
+    outcome = certify(plan, world, world)
+    assert isinstance(outcome, Certified)
+    assert outcome.error_bound == ErrorBoundSummary(0.25, 0.0)
+    assert plan.alpha_shares == {"alpha_gamma": 0.01, "alpha_delta": 0.002}
+    assert [call for call in world.calls if "bound" in call[0]] == [("bound for all", 1)]
+    assert plan.smallest_n is not None
+    assert plan.smallest_n < rotation_plan().smallest_n
+
+
+@pytest.mark.parametrize("bound", [math.inf, math.nan, 5.0])
+def test_a_bound_for_all_that_is_missing_or_huge_abstains_before_any_vote(bound: float) -> None:
+    world = World(constant(1.0), 30.0, bound=constant(bound))
+    outcome = certify(rotation_plan(bound_for_all=True), world, world)
+    assert isinstance(outcome, Abstained)
+    assert outcome.counts.votes == 0
 
 
 def test_a_distributional_certificate_uses_the_stored_bound() -> None:

@@ -32,10 +32,7 @@ file = "weights.safetensors"
 sha256 = "{sha256}"
 
 [preprocessing]
-vignette = "circle"
-margin = 0.5
-blur_size = 3
-blur_sigma = 1.0
+{preprocessing}
 
 [noise]
 transformation = "{transformation}"
@@ -50,6 +47,10 @@ attack_range = 5.0
 """
 
 
+BILINEAR = 'vignette = "circle"\nmargin = 0.5\nblur_size = 3\nblur_sigma = 1.0'
+GAUSSIAN = 'vignette = "circle"\nmargin = 0.5\ntaper = 1.5\nblur_sigma = 1.5\ninterpolation = "gaussian"'
+
+
 def write_model(folder, *, names=("a", "b", "c"), architecture="small_conv", channels=1, network=None, **fields):
     """Write weights and a card that fits them; ``fields`` override what the card says."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,8 @@ def write_model(folder, *, names=("a", "b", "c"), architecture="small_conv", cha
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, weights)
     values = {
         "id": folder.name, "names": list(names), "architecture": architecture, "channels": channels, "options": "",
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(), "transformation": "rotation", **fields,
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(), "transformation": "rotation",
+        "preprocessing": BILINEAR, **fields,
     }  # fmt: skip
     values["names"] = json.dumps(values["names"])
     path = folder / "card.toml"

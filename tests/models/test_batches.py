@@ -14,7 +14,7 @@ from models.card import read_card
 from models.error_bounds import ImageErrorBounds
 from models.registry import load_model
 from models.votes import BaseClassifierVotes
-from tests.models.conftest import write_model
+from tests.models.conftest import BILINEAR, GAUSSIAN, write_model
 from tests.pictures import picture
 
 IMAGE = picture("bits", (12, 12, 1), 4)
@@ -25,8 +25,8 @@ KINDS = [
 ]
 
 
-def load(tmp_path, trained_for="rotation"):
-    return load_model(read_card(write_model(tmp_path / "tiny", transformation=trained_for)))
+def load(tmp_path, trained_for="rotation", **more):
+    return load_model(read_card(write_model(tmp_path / "tiny", transformation=trained_for, **more)))
 
 
 class Recorder(torch.nn.Module):
@@ -139,10 +139,13 @@ def test_an_image_or_a_transformation_that_does_not_fit_is_refused(tmp_path):
         BaseClassifierVotes(model, IMAGE, Transformation.TRANSLATION, seed=1)
 
 
+@pytest.mark.parametrize("preprocessing", [BILINEAR, GAUSSIAN], ids=["bilinear", "gaussian"])
 @pytest.mark.parametrize("transformation", [Transformation.ROTATION, Transformation.TRANSLATION])
-def test_sources_conform_to_the_protocols_and_bounds_hold_for_the_pixels_that_are_classified(tmp_path, transformation):
+def test_sources_conform_to_the_protocols_and_bounds_hold_for_the_pixels_that_are_classified(
+    tmp_path, transformation, preprocessing
+):
     """By inclusion: sampled attacks on a known original stay below both bounds."""
-    model = load(tmp_path, str(transformation))
+    model = load(tmp_path, str(transformation), preprocessing=preprocessing)
     votes: VoteSource = BaseClassifierVotes(model, IMAGE, transformation, seed=1, batch_size=8)
     betas = votes.draw_parameters(3)
     attack_range = AttackRange(transformation, 0.5)
@@ -162,3 +165,15 @@ def test_sources_conform_to_the_protocols_and_bounds_hold_for_the_pixels_that_ar
         errors = np.linalg.norm((twice - once).reshape(3, -1), axis=1)
         assert (errors <= bounds).all()
         assert (errors <= received.error_bounds(betas)).all()
+
+
+def test_only_a_smooth_interpolation_has_one_bound_for_all_draws(tmp_path):
+    attack_range = AttackRange(Transformation.ROTATION, 2.0)
+    bilinear, smooth = load(tmp_path / "a"), load(tmp_path / "b", preprocessing=GAUSSIAN)
+    assert (bilinear.bound_for_all, smooth.bound_for_all) == (False, True)
+    for image_is in ImageIs:
+        source = ImageErrorBounds(smooth, IMAGE, attack_range, image_is, BoundSettings())
+        every = source.error_bounds(np.linspace(-50.0, 50.0, 4))
+        assert every.tolist() == [source.bound_for_all()] * 4
+        with pytest.raises(ValueError, match="no error bound for all"):
+            ImageErrorBounds(bilinear, IMAGE, attack_range, image_is, BoundSettings()).bound_for_all()

@@ -56,7 +56,7 @@ def sample(server: Running, name: str) -> float:
 def test_live_but_not_ready_while_loading(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     loading = threading.Event()
     warm_up = service.lifecycle.warm_up
-    monkeypatch.setattr(service.lifecycle, "warm_up", lambda device: (loading.wait(30), warm_up(device)))
+    monkeypatch.setattr(service.lifecycle, "warm_up", lambda *what: (loading.wait(30), warm_up(*what)))
     with start(wait=False) as server:
         assert server.client.get("/health/live").status_code == 200
         assert sample(server, "surety_ready") == 0.0
@@ -178,7 +178,7 @@ class Slow(BaseClassifierVotes):
         return super().class_counts(n, pixel_noise=pixel_noise)
 
 service.certifier.BaseClassifierVotes = Slow
-service.lifecycle.warm_up = lambda device: None
+service.lifecycle.warm_up = lambda *what: None
 sys.exit(main(["serve", "--port", sys.argv[2]]))
 """
 
