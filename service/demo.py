@@ -31,13 +31,10 @@ SAMPLES = Path(__file__).resolve().parent / "samples"
 START_SECONDS = 170.0
 DEMOS = (
     ("rotation", 10.0, "degrees", {"distributional": {"n": 100}, "individual": {"n": 100}}),
-    ("translation", 1.0, "pixels", {"distributional": {"n": 60}, "individual": {"n": 60, "n_delta": 2000}}),
+    ("translation", 1.0, "pixels", {"distributional": {"n": 60, "n_delta": 2000}, "individual": {"n": 100}}),
 )
-"""Transformation, attack range, its unit, and the effort by guarantee where it is not the default.
-
-The numbers are enough to certify the range and few enough to be quick: with n_delta given, a digit whose error bound
-asks for more votes than that is an abstention at once.
-"""
+"""Transformation, attack range, its unit, and the effort by guarantee where it is not the default: numbers that are
+enough to certify the range and few enough to be quick."""
 GUARANTEES = ("heuristic", "distributional", "individual")
 
 
