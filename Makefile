@@ -50,11 +50,14 @@ train-rotation train-translation: train-%: install
 	$(PY) -m service.cli train models/zoo/mnist-$*/card.toml --data $(DATA) --epochs 40 --seed 1
 
 calibrate-rotation: install
-	$(PY) -m service.cli calibrate models/zoo/mnist-rotation/card.toml --data $(DATA) --attack-range 30 --error-bound 0.38 --seed 1
+	$(PY) -m service.cli calibrate models/zoo/mnist-rotation/card.toml --data $(DATA) --attack-range 30 \
+		--error-bound 0.169 --images 4000 --seed 31
 
 calibrate-translation: install
+	$(PY) -m service.cli calibrate models/zoo/mnist-translation/card.toml --data $(DATA) --attack-range 1 \
+		--error-bound 0.47 --images 4000 --seed 16
 	$(PY) -m service.cli calibrate models/zoo/mnist-translation/card.toml --data $(DATA) --attack-range 2 \
-		--error-bound 0.55 --images 10000 --rho 0.02 --seed 2
+		--error-bound 1.1 --images 2000 --seed 18
 
 evaluate: install
 	$(PY) -m benchmarks.paper_settings --data $(DATA)
