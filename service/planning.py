@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from certification.calibration import Calibration
 from certification.effort import Effort
 from certification.plan import CertificationPlan, PredictPlan
-from certification.vocabulary import AttackRange, Guarantee, Transformation
+from certification.vocabulary import AttackRange, Guarantee, PlanError, Transformation
 from models.registry import LoadedModel, Registry, UnknownModelError
 
 from .errors import AttackRangeError, CalibrationMissingError, FieldError, ModelTransformationError, quote
@@ -56,17 +57,32 @@ class Planner:
         effort = self._effort(fields, model, transformation, guarantee)
         if fields.n_error is not None:
             effort["n_error"] = fields.n_error
-        plan = CertificationPlan(
-            **effort,
-            attack_range=AttackRange(transformation, half_width),
-            image_is=fields.image_is,
-            bound_for_all=model.bound_for_all,
-            calibration=_calibration(model, transformation, half_width)
-            if guarantee is Guarantee.DISTRIBUTIONAL
-            else None,
-            operator_norm=model.operator.norm_bound,
-        )
-        return Chosen(model, plan)
+
+
+        def planned(half_width: float) -> CertificationPlan:
+            stored = _calibration(model, transformation, half_width) if guarantee is Guarantee.DISTRIBUTIONAL else None
+            return CertificationPlan(
+                **effort,
+                attack_range=AttackRange(transformation, half_width),
+                image_is=fields.image_is,
+                bound_for_all=model.bound_for_all,
+                calibration=stored,
+                operator_norm=model.operator.norm_bound,
+            )
+
+        try:
+            return Chosen(model, planned(half_width))
+        except PlanError as refusal:
+            if guarantee is not Guarantee.DISTRIBUTIONAL or refusal.required:
+                raise
+            smaller = _largest_plannable(model, half_width, planned)
+            if smaller is None:
+                raise
+            raise PlanError(
+                f"{refusal}; an attack_range of at most {smaller:g} would do",
+                field="attack_range",
+                required={"attack_range": smaller},
+            ) from refusal
 
     def predict(self, fields: PredictFields) -> Chosen[PredictPlan]:
         """Plan a prediction; raises as :meth:`certify`."""
@@ -124,6 +140,19 @@ class Planner:
         elif transformation is Transformation.L2 or guarantee is Guarantee.HEURISTIC:
             effort["n"] = SINGLE_DRAWS
         return effort
+
+
+def _largest_plannable(
+    model: LoadedModel, half_width: float, planned: Callable[[float], CertificationPlan]
+) -> float | None:
+    """The largest calibrated range below ``half_width`` that can be planned: its stored bound is smaller."""
+    for smaller in sorted({c.attack_range for c in model.calibrations if c.attack_range < half_width}, reverse=True):
+        try:
+            planned(smaller)
+        except PlanError:
+            continue
+        return smaller
+    return None
 
 
 def _default_guarantee(model: LoadedModel, transformation: Transformation, half_width: float) -> Guarantee:
