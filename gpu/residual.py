@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -295,13 +295,12 @@ class _CellBounds:
         rows, columns = (band.dense() for band in filters[0, False])
         self.received = np.einsum("ij,cjk,lk->cil", rows, operator.masked(image)[0], columns, optimize=True)
         self.rounding = rows @ (operator.weights * TOLERANCE) @ columns.T
-        self.filters = []
-        for absolute in (False, True):
-            operands: list[NDArray[np.float64] | NDArray[np.int64]] = []
+        operands: dict[bool, list[NDArray[Any]]] = {False: [], True: []}
+        for absolute, arrays in operands.items():
             for axis in (0, 1):
                 plain, moment = filters[0, False][axis], filters[1, absolute][axis]
-                operands += [plain.start, plain.weights, moment.start, moment.weights / operator.sigma]
-            self.filters.append(tuple(operands))
+                arrays += [plain.start, plain.weights, moment.start, moment.weights / operator.sigma]
+        self.filters = tuple(operands[False]), tuple(operands[True])
         height, width, channels = image.shape[1:]
         padded = (height + 2 * pad) * (width + 2 * pad)
         self.step = max(1, settings.chunk_bytes // (8 * channels * (6 * padded + 12 * height * width)))
@@ -320,11 +319,10 @@ class _CellBounds:
             if not len(kept):
                 continue
             with self.stage("bound"):
-                found = np.empty(len(kept))
-                kernels.received_cpu(
-                    kind_of(self.transformation), frames[kept], *self._points(cells[part][kept]),
-                    self.operator.weights, self.operator.sigma, self.operator.reach, self.pad,
-                    boxes.lower[kept], boxes.upper[kept], self.received, self.rounding, *self.filters, found,
+                found = kernels.launch_received(
+                    kind_of(self.transformation), (frames[kept], *self._points(cells[part][kept])), self.operator,
+                    self.pad, (boxes.lower[kept], boxes.upper[kept]), (self.received, self.rounding), self.filters,
+                    self.device,
                 )  # fmt: skip
             out[first + kept] = np.where(np.isnan(found), np.inf, found)
         return out

@@ -217,7 +217,7 @@ def gaussian_patch(kind, mask, sigma, reach, pad, first, second, cos_back, sin_b
     for p in range(rows):
         for q in range(columns):
             patch[p, q] = 0.0
-    around_i, around_j = math.floor(row_to), math.floor(column_to)  # CPU only: on CUDA it would be a float
+    around_i, around_j = int(math.floor(row_to)), int(math.floor(column_to))  # noqa: RUF046 (on CUDA a float)
     for i in range(max(around_i - 1, 0), min(around_i + 2, height - 1) + 1):
         for j in range(max(around_j - 1, 0), min(around_j + 2, width - 1) + 1):
             x_from, y_from = source_point(kind, first, second, j - 0.5 * (width - 1), i - 0.5 * (height - 1))
@@ -281,10 +281,11 @@ def cell_sway(kind, frames, k, mask, middle, deviation, values):
                 continue
             x_lo, x_hi, y_lo, y_hi = source_box(kind, frames, k, x, y)
             moved = (x_hi - x_lo) + (y_hi - y_lo)  # |T_g - T_c| moves no weight by more than the box is wide
-            first_i = math.floor(y_lo + 0.5 * (height - 1))
-            last_i = math.floor(y_hi + 0.5 * (height - 1)) + 1
-            first_j = math.floor(x_lo + 0.5 * (width - 1))
-            last_j = math.floor(x_hi + 0.5 * (width - 1)) + 1
+            # On CUDA floor is a float.
+            first_i = int(math.floor(y_lo + 0.5 * (height - 1)))  # noqa: RUF046
+            last_i = int(math.floor(y_hi + 0.5 * (height - 1))) + 1  # noqa: RUF046
+            first_j = int(math.floor(x_lo + 0.5 * (width - 1)))  # noqa: RUF046
+            last_j = int(math.floor(x_hi + 0.5 * (width - 1))) + 1  # noqa: RUF046
             for c in range(values.shape[1]):
                 low, high = range_over_box(middle, middle, 0, x_lo, x_hi, y_lo, y_hi, c)
                 unknown = 0.0
@@ -295,7 +296,7 @@ def cell_sway(kind, frames, k, mask, middle, deviation, values):
 
 
 @scalar
-def filter_sway(kind, source, radii, filters, absolute, half, out, other):
+def filter_sway(kind, source, radii, filters, absolute, along, across, half, out, other):
     """``sup |S_g m x - S_c m x|`` over a cell of half-widths ``radii``, for one masked image [1, C, H, W].
 
     ``filters``: bands of the density and of its product with the distance over the variance, or, if
@@ -305,8 +306,6 @@ def filter_sway(kind, source, radii, filters, absolute, half, out, other):
         filters
     )
     height, width = source.shape[2], source.shape[3]
-    along = np.empty_like(source)
-    across = np.empty_like(source)
     for c in range(source.shape[1]):
         for i in range(height):
             for j in range(width):
@@ -332,18 +331,19 @@ def filter_sway(kind, source, radii, filters, absolute, half, out, other):
 @scalar
 def received_cell_bound(
     kind, frames, k, point, back, radii, mask, sigma, reach, pad, lower, upper, received, rounding, filters,
-    absolute_filters,
+    absolute_filters, images, planes, half, padded, weights, patch,
 ):  # fmt: skip
     """Bound of the residual of every original in the box of cell ``k``; see ``residual`` for the two forms.
 
     ``received`` is ``S_0 m x'``, ``rounding`` ``S_0 m`` of the most that rounding moves a pixel, both on the
-    padded grid; ``back`` is the point frame of ``T_c`` forward.
+    padded grid; ``back`` is the point frame of ``T_c`` forward. The last six are work arrays, the first three of
+    them with places along their first axis: ``images`` [3, H, W, C], ``planes`` [5, C, H, W], ``padded``
+    [4, C, Hp, Wp], ``half`` [1, C, Hp, W], ``weights`` [1, 3, taps] and ``patch`` of a side of ``taps + 6``.
     """
     height, width, channels = lower.shape[1], lower.shape[2], lower.shape[3]
-    middle = np.empty((1, height, width, channels))
-    deviation = np.empty((1, height, width, channels))
-    known = np.empty((1, channels, height, width))
-    unknown = np.empty((1, channels, height, width))
+    middle, deviation, moved = images[0:1], images[1:2], images[2:3]
+    known, unknown, values, along, across = planes[0:1], planes[1:2], planes[2:3], planes[3:4], planes[4:5]
+    out, sampled, spread, other = padded[0:1], padded[1:2], padded[2:3], padded[3:4]
     for i in range(height):
         for j in range(width):
             for c in range(channels):
@@ -352,19 +352,17 @@ def received_cell_bound(
                 deviation[0, i, j, c] = 0.5 * (high - low)
                 known[0, c, i, j] = mask[i, j] * middle[0, i, j, c]
                 unknown[0, c, i, j] = mask[i, j] * deviation[0, i, j, c]
-    scratch = scratch_for(middle, pad, 2 * math.ceil(reach) + 5)
-    moved, values, half, out, sampled, weights = scratch
-    bands = filters[0], filters[1], filters[4], filters[5]
-    spread = np.zeros_like(out)
-    other = np.empty_like(out)
-    patch = np.empty((2 * math.ceil(reach) + 7, 2 * math.ceil(reach) + 7))
+    for c in range(channels):
+        for i in range(out.shape[2]):
+            for j in range(out.shape[3]):
+                spread[0, c, i, j] = 0.0
     spread_deviations(kind, mask, sigma, reach, pad, point, back, deviation, weights, patch, spread)
     transform_into(kind, middle, point[0], point[1], moved)
     for i in range(height):
         for j in range(width):
             for c in range(channels):
                 values[0, c, i, j] = mask[i, j] * moved[0, i, j, c]
-    filter_into(values, bands[0], bands[1], bands[2], bands[3], half, out)
+    filter_into(values, filters[0], filters[1], filters[4], filters[5], half, out)
     sample_into(known, kind, point[0], point[1], sigma, reach, pad, weights, sampled)
     sample_into(unknown, kind, point[0], point[1], sigma, reach, pad, weights, other)
     total = 0.0
@@ -377,9 +375,8 @@ def received_cell_bound(
                 least = min(cancelled, plain)
                 total += least * least
     cell_sway(kind, frames, k, mask, middle, deviation, values)
-    filter_into(values, bands[0], bands[1], bands[2], bands[3], half, out)
+    filter_into(values, filters[0], filters[1], filters[4], filters[5], half, out)
     sway = math.sqrt(sum_of_squares(out))
-    sway += filter_sway(kind, known, radii, filters, False, half, out, other)
-    sway += filter_sway(kind, unknown, radii, absolute_filters, True, half, out, other)
+    sway += filter_sway(kind, known, radii, filters, False, along, across, half, out, other)
+    sway += filter_sway(kind, unknown, radii, absolute_filters, True, along, across, half, out, other)
     return math.sqrt(total) + sway
-

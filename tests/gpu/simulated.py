@@ -39,6 +39,8 @@ def results(device):
         buffer = cuda.device_array(shape, np.float32) if device == "cuda" else np.empty(shape, dtype=np.float32)
         warp_batch(image[None], betas, transformation, gaussian, device=device, out=buffer)
         out[f"{transformation}-gaussian"] = buffer.copy_to_host() if device == "cuda" else buffer
+        bound = individual_error_bounds(received, betas, transformation, half_width, gaussian, SETTINGS, device=device)
+        out[f"{transformation}-gaussian-bound"] = bound
         centres = np.stack([gamma, gamma + 2.0])
         frames = cell_frames(centres - 0.1, centres + 0.1, transformation)
         boxes = inverse_boxes(received, frames, transformation, refinements=1, device=device)

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from numba import boolean, cuda, float32, float64, int64
 
-from gpu.kernels import error_bound, inverse, sampling, warp
+from gpu.kernels import error_bound, inverse, residual, sampling, warp
 from gpu.targets import DeviceError, select_device
 from tests.gpu.simulated import results
 
 ROOT = Path(__file__).parents[2]
 I1, F1, F2, F3, F4 = int64[::1], float64[::1], float64[:, ::1], float64[:, :, ::1], float64[:, :, :, ::1]
+F5 = float64[:, :, :, :, ::1]
 P3, P4, MASK, EMPTY = float32[:, :, ::1], float32[:, :, :, ::1], boolean[:, ::1], boolean[::1]
 BANDS = (I1, F2, I1, F2)
 SIDE = (F4, F4, F2)
@@ -26,6 +27,11 @@ KERNELS = {
     "mask_cuda": (warp.mask_cuda, (P4, F2, int64, MASK, F4)),
     "filter_cuda": (warp.filter_cuda, (F4, *BANDS, F4, P4)),
     "sample_cuda": (sampling.sample_cuda, (F4, F2, int64, float64, float64, int64, F3, P4)),
+    "received_cuda": (
+        residual.received_cuda,
+        (int64, F2, F2, F2, F2, F2, float64, float64, int64, F4, F4, F3, F2, *BANDS, *BANDS, *BANDS,
+         F5, F5, F5, F5, F4, F3, F1),
+    ),
     "boxes_cuda": (inverse.boxes_cuda, (int64, F2, F4)),
     "constrain_cuda": (
         inverse.constrain_cuda, (int64, float64, F2, F4, P3, float64, F4, F4, F4, F4, EMPTY),
