@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from .plan import CertificationPlan
 from .statement import certified_sentence
+from .vocabulary import Estimator, StoppedBy
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,11 @@ class Counts:
     selection : int
         Draws that chose the class.
     n : int
-        Draws that estimated, none of them a selection draw.
+        Draws that estimated, none of them a selection draw; of a sequential run, the prefix that was read.
     passed : int
         How many of the n passed their inner test; without inner tests, voted for the class.
     n_delta : int
-        Votes at each of the n draws.
+        Votes at each of the n draws; of a sequential run, the largest number at one.
     votes : int
         Base-classifier evaluations in all.
     """
@@ -41,13 +42,16 @@ class ErrorBoundSummary:
     Attributes
     ----------
     error_bound, rho_E : float
-        E, l2 norm in intensity, and the probability over the parameter noise that the error exceeds it.
+        E, l2 norm in intensity, and the probability over the parameter noise that the error exceeds it; where each
+        draw has a bound of its own, their median, and 0.
     q_E, confidence : float or None
         Of the calibration (distributional).
     draws : int or None
         Draws whose error was bounded for this image: those that chose E and those behind rho_E (individual).
     smallest, median, largest : float or None
         Of these draws' bounds; infinite where none was found.
+    per_draw : bool
+        Whether each draw was tested against its own bound (B.3).
     """
 
     error_bound: float
@@ -58,6 +62,7 @@ class ErrorBoundSummary:
     smallest: float | None = None
     median: float | None = None
     largest: float | None = None
+    per_draw: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ class Certified:
     """The smoothed classifier answers ``label``, and keeps doing so within ``radius``.
 
     ``radius`` is > 0, in degrees, pixels or intensity, and cut at the attack range's largest norm except
-    for l2; ``p_lower`` is the lower bound on the probability that a draw passes, before any loss.
+    for l2; ``p_lower`` is the lower bound on the probability that a draw passes, before any loss; ``estimator`` says
+    which smoothed classifier it is (None where there is one kind of noise), ``stopped_by`` why a sequential run ended.
     """
 
     plan: CertificationPlan
@@ -74,22 +80,28 @@ class Certified:
     p_lower: float
     counts: Counts
     error_bound: ErrorBoundSummary | None = None
+    estimator: Estimator | None = None
+    stopped_by: StoppedBy | None = None
 
     @property
     def alpha_shares(self) -> dict[str, float]:
         """The levels in use, by name."""
-        return self.plan.alpha_shares
+        return _shares(self)
 
     @property
     def covers_attack_range(self) -> bool:
         """Whether every parameter of the attack range lies within the radius."""
-        return self.radius >= self.plan.wanted_radius
+        return self.radius >= self.plan.full_radius
 
     @property
     def statement(self) -> str:
         """The sentence this certificate means (docs/guarantees.md, C)."""
         return certified_sentence(
-            self.plan, label=self.label, radius=self.radius, covers_attack_range=self.covers_attack_range
+            self.plan,
+            label=self.label,
+            radius=self.radius,
+            covers_attack_range=self.covers_attack_range,
+            estimator=self.estimator,
         )
 
 
@@ -102,6 +114,8 @@ class Abstained:
     counts: Counts
     p_lower: float | None = None
     error_bound: ErrorBoundSummary | None = None
+    estimator: Estimator | None = None
+    stopped_by: StoppedBy | None = None
     required: Mapping[str, float | int] = field(default_factory=dict)
 
     label = None
@@ -111,7 +125,7 @@ class Abstained:
     @property
     def alpha_shares(self) -> dict[str, float]:
         """The levels in use, by name."""
-        return self.plan.alpha_shares
+        return _shares(self)
 
     @property
     def statement(self) -> str:
@@ -122,6 +136,14 @@ class Abstained:
 Outcome = Certified | Abstained
 
 
+def _shares(outcome: Outcome) -> dict[str, float]:
+    """The plan's, without the level of inner tests where none was made."""
+    shares = outcome.plan.alpha_shares
+    if outcome.estimator is Estimator.JOINT:
+        shares.pop("alpha_delta", None)
+    return shares
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The smoothed classifier's label, or None if it abstained; wrong with probability at most alpha."""
@@ -129,3 +151,5 @@ class Prediction:
     label: int | None
     counts: Counts
     reason: str | None = None
+    estimator: Estimator | None = None
+    stopped_by: StoppedBy | None = None

@@ -1,7 +1,8 @@
-"""PREDICT and CERTIFY for every guarantee, as the papers' pseudo-code reads.
+"""PREDICT and CERTIFY for every guarantee: bound the error, choose a class, test it on fresh draws.
 
 Cohen et al. 2019 (section 3.2) for l2; Fischer et al. 2020 for BaseSPT (heuristic), DistSPT
-(distributional) and IndivSPT (individual), with the corrections of docs/guarantees.md B.1 and B.2.
+(distributional) and IndivSPT (individual), with the corrections of docs/guarantees.md B.1 and B.2; sequentially
+by B.3 to B.5 (``adaptive``, ``schedule``), or with the papers' fixed numbers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
+from .adaptive import Shown, joint_is_safe, run_nested, run_single
 from .binomial import binomial_lower_bound, predict_p_value, smallest_passing_count
 from .calibration import checked_bounds, choose_error_bound, rho_upper
 from .effort import Effort
@@ -18,7 +20,9 @@ from .outcome import Abstained, Certified, Counts, ErrorBoundSummary, Outcome, P
 from .plan import CertificationPlan
 from .protocols import ErrorBoundSource, Stage, VoteSource
 from .radius import inner_threshold
-from .vocabulary import CertificationError, Guarantee, PlanError, StatisticsError, Transformation
+from .schedule import NestedTest
+from .thresholds import CommonBound, ErrorBound, OwnBounds
+from .vocabulary import CertificationError, Estimator, Guarantee, PlanError, StatisticsError, Transformation
 
 NO_VOTE = "no class got a vote"
 
@@ -56,39 +60,41 @@ def certify(
     CertificationError
         If the bounds are missing, or a source returns impossible numbers.
     """
-    summary, n_delta, tau = None, 1, None
-    if plan.is_nested:
-        with stage("bound"):
-            summary = _error_bound(plan, votes, bounds)
-        try:
-            n_delta = _affordable_votes(plan, summary)
-        except PlanError as refusal:
-            # the bound of this very image came out too large; no vote was cast yet
-            nothing = Counts(0, 0, 0, 0, 0)
-            return Abstained(plan, str(refusal), nothing, error_bound=summary, required=refusal.required)
-        tau = inner_threshold(summary.error_bound, plan.sigma_delta)
+    error: ErrorBound | None = None
+    try:
+        if plan.has_both_noises:
+            with stage("bound"):
+                error = _error_bound(plan, votes, bounds, stage)
+            _check_affordable(plan, error)
+    except PlanError as refusal:
+        # the bound of this very image came out too large; no vote was cast yet
+        summary = error.summary if error else None
+        return Abstained(plan, str(refusal), Counts(0, 0, 0, 0, 0), None, summary, required=refusal.required)
     with stage("select"):
-        label = _leading_class(_class_counts(plan, votes, plan.n0))
+        classes = _class_counts(plan, votes, plan.n0)
+    label = _leading_class(classes)
     if label is None:
-        return Abstained(plan, NO_VOTE, Counts(plan.n0, 0, 0, 0, plan.n0), error_bound=summary)
+        nothing = Counts(plan.n0, 0, 0, 0, plan.n0)
+        return Abstained(plan, NO_VOTE, nothing, None, error.summary if error else None)
     with stage("estimate"):
-        passed = _passed(plan, votes, label, n_delta=n_delta, tau=tau)
-    counts = Counts(plan.n0, plan.n, passed, n_delta, plan.n0 + plan.n * n_delta)
-    p_lower = binomial_lower_bound(passed, plan.n, plan.alpha_shares["alpha_gamma"])
-    radius = plan.radius(p_lower, summary.rho_E if summary else 0.0)
+        shown, estimator = _estimate(plan, votes, label, int(classes[label]), error)
+    counts, summary = _counts(plan, shown), error.summary if error else None
+    E, rho_E = (error.error_bound, error.rho_E) if error else (0.0, 0.0)
+    radius = plan.radius(shown.p_lower, rho_E, estimator or Estimator.JOINT, E)
     if radius is None:
-        return Abstained(plan, _too_few(passed, plan.n, label), counts, p_lower, summary)
+        reason = _too_few(shown, label)
+        return Abstained(plan, reason, counts, shown.p_lower, summary, estimator, shown.stopped_by)
     if plan.transformation is not Transformation.L2:
-        radius = min(radius, plan.wanted_radius)
-    return Certified(plan, label, radius, p_lower, counts, summary)
+        radius = min(radius, plan.full_radius)
+    return Certified(plan, label, radius, shown.p_lower, counts, summary, estimator, shown.stopped_by)
 
 
 def predict(plan: Effort, votes: VoteSource, stage: Stage = no_stage) -> Prediction:
     """The smoothed classifier's label, or an abstention.
 
     Without inner tests this is Cohen et al.'s PREDICT: the two leading classes of ``n`` votes are compared
-    by a two-sided binomial test at ``alpha``. With inner tests, ``n0`` votes choose a class, and fresh draws
-    test ``g_c > 1/2``, each draw by a test of ``H_c > 1/2`` at level alpha_delta.
+    by a two-sided binomial test at ``alpha``. With both kinds of noise, ``n0`` votes choose a class, and fresh draws
+    test ``g_c > 1/2``, each draw by a test of ``H_c > 1/2`` at level alpha_delta, or ``G_c > 1/2``.
 
     Parameters
     ----------
@@ -109,41 +115,52 @@ def predict(plan: Effort, votes: VoteSource, stage: Stage = no_stage) -> Predict
     CertificationError
         If the source returns impossible numbers.
     """
-    if not plan.is_nested:
+    if not plan.has_both_noises:
         with stage("estimate"):
-            classes = _class_counts(plan, votes, plan.n)
+            classes = _class_counts(plan, votes, plan.paper_draws)
         order = np.argsort(-classes, kind="stable")
         top, runner_up = int(classes[order[0]]), int(classes[order[1:2]].sum())
-        counts = Counts(0, plan.n, top, 1, plan.n)
+        counts = Counts(0, plan.paper_draws, top, 1, plan.paper_draws)
         if top == 0:
             return Prediction(None, counts, NO_VOTE)
         if predict_p_value(top, runner_up) <= plan.alpha:
             return Prediction(int(order[0]), counts)
         return Prediction(None, counts, f"{top} votes against {runner_up} are too close")
-    n_delta = plan.votes_per_draw(0.0)
     with stage("select"):
-        label = _leading_class(_class_counts(plan, votes, plan.n0))
+        classes = _class_counts(plan, votes, plan.n0)
+    label = _leading_class(classes)
     if label is None:
         return Prediction(None, Counts(plan.n0, 0, 0, 0, plan.n0), NO_VOTE)
     with stage("estimate"):
-        tau = inner_threshold(0.0, plan.sigma_delta)
-        passed = _passed(plan, votes, label, n_delta=n_delta, tau=tau)
-    counts = Counts(plan.n0, plan.n, passed, n_delta, plan.n0 + plan.n * n_delta)
-    if binomial_lower_bound(passed, plan.n, plan.alpha) - plan.alpha_delta > 0.5:
-        return Prediction(label, counts)
-    return Prediction(None, counts, _too_few(passed, plan.n, label))
+        no_error = CommonBound(ErrorBoundSummary(0.0, 0.0), plan.sigma_delta)
+        shown, estimator = _estimate(plan, votes, label, int(classes[label]), no_error)
+    level = plan.alpha_delta if estimator is Estimator.NESTED else 0.0
+    if shown.p_lower - level > 0.5:
+        return Prediction(label, _counts(plan, shown), None, estimator, shown.stopped_by)
+    return Prediction(None, _counts(plan, shown), _too_few(shown, label), estimator, shown.stopped_by)
 
 
-def _error_bound(plan: CertificationPlan, votes: VoteSource, bounds: ErrorBoundSource | None) -> ErrorBoundSummary:
-    """E and rho_E: stored; or one bound for all draws; or pilot draws choose E and fresh ones bound rho_E (Eq. 9)."""
+def _error_bound(
+    plan: CertificationPlan, votes: VoteSource, bounds: ErrorBoundSource | None, stage: Stage
+) -> ErrorBound:
+    """E and rho_E, stored or found; of a sequential nested run with bilinear interpolation one bound a draw (B.3)."""
     if plan.guarantee is Guarantee.DISTRIBUTIONAL and plan.calibration is not None:
         stored = plan.calibration
-        return ErrorBoundSummary(stored.error_bound, stored.rho_E, stored.q_E, stored.confidence)
-    if bounds is None:
+        summary = ErrorBoundSummary(stored.error_bound, stored.rho_E, stored.q_E, stored.confidence)
+    elif bounds is None:
         raise CertificationError("the individual guarantee needs error bounds of the image")
-    if plan.bound_for_all:
+    elif plan.bound_for_all:
         (error,) = checked_bounds(np.array([bounds.bound_for_all()]))
-        return ErrorBoundSummary(float(error), 0.0)
+        summary = ErrorBoundSummary(float(error), 0.0)
+    elif plan.estimates_rho:
+        summary = _estimated_bound(plan, votes, bounds)
+    else:
+        return OwnBounds(bounds, plan.image_is, plan.sigma_delta, stage)
+    return CommonBound(summary, plan.sigma_delta)
+
+
+def _estimated_bound(plan: CertificationPlan, votes: VoteSource, bounds: ErrorBoundSource) -> ErrorBoundSummary:
+    """Pilot draws choose E, fresh ones bound rho_E (Eq. 9)."""
     draws = plan.n_pilot + plan.n_error
     values = checked_bounds(bounds.error_bounds(votes.draw_parameters(draws)))
     if len(values) != draws:
@@ -161,17 +178,71 @@ def _error_bound(plan: CertificationPlan, votes: VoteSource, bounds: ErrorBoundS
     )
 
 
-def _affordable_votes(plan: CertificationPlan, summary: ErrorBoundSummary) -> int:
-    """n_delta, or a PlanError where no number of passed draws would certify anything."""
-    n_delta = plan.votes_per_draw(summary.error_bound)
-    all_pass = binomial_lower_bound(plan.n, plan.n, plan.alpha_shares["alpha_gamma"])
-    if plan.radius(all_pass, summary.rho_E) is None:
+def _check_affordable(plan: CertificationPlan, error: ErrorBound) -> None:
+    """A PlanError where no number of passed draws would certify anything, or too many votes are needed."""
+    if plan.is_sequential:
+        plan.possible(error.error_bound, error.rho_E)
+        return
+    plan.votes_per_draw(error.error_bound)
+    all_pass = binomial_lower_bound(plan.paper_draws, plan.paper_draws, plan.alpha_shares["alpha_gamma"])
+    if plan.radius(all_pass, error.rho_E) is None:
         raise PlanError(
-            f"the error may exceed E = {summary.error_bound:.4g} with probability rho_E = "
-            f"{summary.rho_E:.3g}, which leaves no radius",
+            f"the error may exceed E = {error.error_bound:.4g} with probability rho_E = "
+            f"{error.rho_E:.3g}, which leaves no radius",
             field="n_error",
         )
-    return n_delta
+
+
+def _estimate(
+    plan: Effort, votes: VoteSource, label: int, leading: int, error: ErrorBound | None
+) -> tuple[Shown, Estimator | None]:
+    """Fresh draws for or against the class that ``leading`` of the selection votes chose, and which estimator."""
+    E, rho_E = (error.error_bound, error.rho_E) if error else (0.0, 0.0)
+    alpha = plan.alpha_shares["alpha_gamma"]
+    if not plan.is_sequential:
+        return _fixed(plan, votes, label, E, alpha), Estimator.NESTED if plan.is_nested else None
+    possible = plan.possible(E, rho_E)
+    estimator = next(iter(possible))
+    if len(possible) > 1:
+        safe = joint_is_safe(
+            leading, plan.n0, plan.goal(Estimator.JOINT, E, rho_E).wanted, alpha, possible[Estimator.NESTED]
+        )
+        estimator = Estimator.JOINT if safe else Estimator.NESTED
+    goal, draws, budget = plan.goal(estimator, E, rho_E), plan.draws(estimator), plan.max_votes - plan.n0
+    if estimator is Estimator.JOINT or error is None:
+        shown = run_single(lambda m: int(_class_counts(plan, votes, m)[label]), goal, alpha, min(draws, budget))
+        return shown, estimator if error else None
+    test = NestedTest(goal, alpha=alpha, alpha_delta=plan.alpha_delta, draws=draws, budget=budget, n_delta=plan.n_delta)
+    return run_nested(votes, label, error.thresholds, test), estimator
+
+
+def _fixed(plan: Effort, votes: VoteSource, label: int, error_bound: float, alpha: float) -> Shown:
+    """The papers' way: numbers of draws and votes that are fixed beforehand."""
+    n = plan.paper_draws
+    if not plan.is_nested:
+        passed, n_delta = int(_class_counts(plan, votes, n)[label]), 1
+    else:
+        n_delta = plan.votes_per_draw(error_bound)
+        tau = inner_threshold(error_bound, plan.sigma_delta)
+        threshold = smallest_passing_count(n_delta, tau, plan.alpha_delta)
+        passed = 0 if threshold is None else _passed(votes, label, n, n_delta, threshold)
+    return Shown(n, passed, binomial_lower_bound(passed, n, alpha), n_delta, n * n_delta, None)
+
+
+def _passed(votes: VoteSource, label: int, n: int, n_delta: int, threshold: int) -> int:
+    """How many of n fresh draws get at least ``threshold`` votes of n_delta (B.2)."""
+    first = votes.drawn
+    votes.draw_parameters(n)
+    asked = np.full(n, n_delta, dtype=np.int64)
+    counts = np.asarray(votes.votes_at(first + np.arange(n), asked, label=label))
+    whole = counts.shape == (n,) and counts.dtype.kind in "iu"
+    if not (whole and counts.min() >= 0 and counts.max() <= n_delta):
+        raise StatisticsError(f"votes at {n} parameters, {n_delta} each, cannot be {counts}")
+    return int(np.count_nonzero(counts >= threshold))
+
+
+def _counts(plan: Effort, shown: Shown) -> Counts:
+    return Counts(plan.n0, shown.n, shown.passed, shown.n_delta, plan.n0 + shown.votes)
 
 
 def _class_counts(plan: Effort, votes: VoteSource, n: int) -> NDArray[np.int64]:
@@ -187,22 +258,8 @@ def _leading_class(counts: NDArray[np.int64]) -> int | None:
     return int(np.argmax(counts)) if counts.max() > 0 else None
 
 
-def _passed(plan: Effort, votes: VoteSource, label: int, *, n_delta: int, tau: float | None) -> int:
-    """How many of n fresh draws vote for the label, or pass the inner test of ``H_c >= tau`` (B.2)."""
-    if tau is None:
-        return int(_class_counts(plan, votes, plan.n)[label])
-    threshold = smallest_passing_count(n_delta, tau, plan.alpha_delta)
-    if threshold is None:
-        return 0
-    counts = np.asarray(votes.votes_at(votes.draw_parameters(plan.n), label=label, n_delta=n_delta))
-    whole = counts.shape == (plan.n,) and counts.dtype.kind in "iu"
-    if not (whole and counts.min() >= 0 and counts.max() <= n_delta):
-        raise StatisticsError(f"votes at {plan.n} parameters, {n_delta} each, cannot be {counts}")
-    return int(np.count_nonzero(counts >= threshold))
-
-
-def _too_few(passed: int, n: int, label: int) -> str:
-    return f"{passed} of {n} draws for class {label} do not show that it wins by the margin needed"
+def _too_few(shown: Shown, label: int) -> str:
+    return f"{shown.passed} of {shown.n} draws for class {label} do not show that it wins by the margin needed"
 
 
 __all__ = ["Prediction", "certify", "no_stage", "predict"]

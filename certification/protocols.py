@@ -19,23 +19,29 @@ Stages may be nested; the time of an inner one is not the outer one's.
 class VoteSource(Protocol):
     """Draws of the parameter and of pixel noise for one image, and the base classifier's votes on them.
 
-    Every call draws afresh and independently of all earlier calls; so selection and estimation never share
-    a draw. A vote that is no class (NaN logits) is dropped, so that it counts for nobody.
+    Draws are numbered in the order in which they are made, whatever they are made for, and each is independent of
+    all others; so selection and estimation never share one. A vote that is no class (NaN logits) is dropped, so that
+    it counts for nobody.
     """
 
+    @property
+    def drawn(self) -> int:
+        """Draws so far, which is the number of the next one."""
+        ...
+
     def class_counts(self, n: int, *, pixel_noise: bool) -> NDArray[np.int64]:
-        """Votes by class [classes] of ``n`` draws of (parameter, pixel noise), one vote each.
+        """Votes by class [classes] of the next ``n`` draws of (parameter, pixel noise), one vote each.
 
         Without pixel noise the vote is ``b(P T_beta x)``. For l2 the parameter is the identity.
         """
         ...
 
     def draw_parameters(self, n: int) -> NDArray[np.float64]:
-        """``n`` parameters ``beta ~ N(0, sigma_gamma^2)``: [n] degrees, or [n, 2] pixels (dx, dy)."""
+        """The next ``n`` parameters ``beta ~ N(0, sigma_gamma^2)``: [n] degrees, or [n, 2] pixels (dx, dy)."""
         ...
 
-    def votes_at(self, parameters: NDArray[np.float64], *, label: int, n_delta: int) -> NDArray[np.int64]:
-        """Votes [n] for ``label`` among ``n_delta`` draws of pixel noise at each parameter."""
+    def votes_at(self, draws: NDArray[np.int64], counts: NDArray[np.int64], *, label: int) -> NDArray[np.int64]:
+        """Votes [m] for ``label`` among the next ``counts`` [m] draws of pixel noise at each of ``draws`` [m]."""
         ...
 
 
@@ -48,6 +54,10 @@ class ErrorBoundSource(Protocol):
 
     def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bounds [n], l2 norm in intensity; infinite where none was found."""
+        ...
+
+    def total_error_bounds(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """For a reference image, bounds [n] at total parameters t: of ``|P T_{t-gamma} x' - P T_t x|`` (B.3)."""
         ...
 
     def bound_for_all(self) -> float:

@@ -64,10 +64,7 @@ def inner_threshold(error_bound: float, sigma_delta: float) -> float:
     StatisticsError
         If an argument is outside its range.
     """
-    _check_positive(sigma_delta=sigma_delta)
-    if not error_bound >= 0.0:
-        raise StatisticsError(f"error_bound must be >= 0, not {error_bound}")
-    return min(float(ndtr(error_bound / sigma_delta * (1.0 + SAFETY))) * (1.0 + SAFETY), 1.0)
+    return min(float(ndtr(_in_deviations(error_bound, sigma_delta))) * (1.0 + SAFETY), 1.0)
 
 
 def radius_received(p_lower: float, alpha_delta: float, rho_E: float, sigma_gamma: float) -> float | None:
@@ -110,15 +107,78 @@ def radius_reference(p_lower: float, alpha_delta: float, rho_E: float, sigma_gam
     return _certified(sigma_gamma * (_quantile(p_lower - alpha_delta) + _quantile(0.5 - rho_E)))
 
 
+def radius_joint_received(
+    p_lower: float, error_bound: float, sigma_delta: float, rho_E: float, sigma_gamma: float
+) -> float | None:
+    """``sigma_gamma Phi^-1(Phi(Phi^-1(p_lower) - E / sigma_delta) - rho_E)``: one vote a draw (B.4).
+
+    Parameters
+    ----------
+    p_lower : float
+        Lower bound on the probability that a vote, over parameter and pixel noise, is for the class; outside
+        (0, 1] nothing is certified.
+    error_bound : float
+        E in [0, inf], l2 norm in intensity.
+    sigma_delta, sigma_gamma : float
+        > 0; intensity, and degrees or pixels.
+    rho_E : float
+        Probability that the error exceeds E, in [0, 1].
+
+    Returns
+    -------
+    float or None
+        In the unit of ``sigma_gamma``.
+
+    Raises
+    ------
+    StatisticsError
+        If an argument is outside its range.
+    """
+    _check_losses(rho_E=rho_E)
+    _check_positive(sigma_gamma=sigma_gamma)
+    before = _quantile(p_lower) - _in_deviations(error_bound, sigma_delta)
+    # Phi(nan) is nan, which certifies nothing
+    return _certified(sigma_gamma * _quantile(float(ndtr(before)) * (1.0 - SAFETY) - rho_E))
+
+
+def radius_joint_reference(
+    p_lower: float, error_bound: float, sigma_delta: float, rho_E: float, sigma_gamma: float
+) -> float | None:
+    """``sigma_gamma (Phi^-1(p_lower) - E / sigma_delta - Phi^-1(1/2 + rho_E))``: one vote a draw, clean image (B.4).
+
+    Parameters, result and errors as for :func:`radius_joint_received`.
+    """
+    _check_losses(rho_E=rho_E)
+    _check_positive(sigma_gamma=sigma_gamma)
+    loss = _in_deviations(error_bound, sigma_delta)
+    return _certified(sigma_gamma * (_quantile(p_lower) - loss + _quantile(0.5 - rho_E)))
+
+
+def _in_deviations(error_bound: float, sigma_delta: float) -> float:
+    """E / sigma_delta, rounded up."""
+    _check_positive(sigma_delta=sigma_delta)
+    if not error_bound >= 0.0:
+        raise StatisticsError(f"error_bound must be >= 0, not {error_bound}")
+    return error_bound / sigma_delta * (1.0 + SAFETY)
+
+
 def radius_heuristic(p_lower: float, sigma_gamma: float) -> float | None:
     """``sigma_gamma Phi^-1(p_lower)``: interpolation ignored (Fischer et al. 2020, Theorem 3.2, BaseSPT)."""
     return radius_received(p_lower, 0.0, 0.0, sigma_gamma)
 
 
-def radius_l2(p_lower: float, sigma_delta: float, operator_norm: float) -> float | None:
-    """``sigma_delta Phi^-1(p_lower) / |P|``: Cohen et al. 2019, Theorem 1, before the preprocessing P.
+def radius_l2(
+    p_lower: float,
+    sigma_delta: float,
+    operator_norm: float,
+    *,
+    lattice_loss: float = 0.0,
+    total_variation: float = 0.0,
+) -> float | None:
+    """``(sigma_delta Phi^-1(p_lower - tv) - lattice_loss) / |P|``: Cohen et al. 2019, Theorem 1, before P.
 
-    A perturbation of l2 norm r in front of P is one of at most ``|P| r`` behind it, where the noise is.
+    A perturbation of l2 norm r in front of P is one of at most ``|P| r`` behind it, where the noise is; rounding to
+    the lattice on which the noise lives can add ``lattice_loss`` (docs/guarantees.md, D.6).
 
     Parameters
     ----------
@@ -128,6 +188,10 @@ def radius_l2(p_lower: float, sigma_delta: float, operator_norm: float) -> float
         > 0, intensity.
     operator_norm : float
         Upper bound of the spectral norm of P, > 0.
+    lattice_loss : float
+        Upper bound, >= 0 and finite, intensity.
+    total_variation : float
+        Upper bound of the distance between the noise that was drawn and exact Gaussian noise, in [0, 1].
 
     Returns
     -------
@@ -137,10 +201,14 @@ def radius_l2(p_lower: float, sigma_delta: float, operator_norm: float) -> float
     Raises
     ------
     StatisticsError
-        If sigma_delta or operator_norm is outside its range.
+        If an argument other than p_lower is outside its range.
     """
     _check_positive(sigma_delta=sigma_delta, operator_norm=operator_norm)
-    return _certified(sigma_delta * _quantile(p_lower) / operator_norm)
+    _check_losses(total_variation=total_variation)
+    if not (lattice_loss >= 0.0 and math.isfinite(lattice_loss)):
+        raise StatisticsError(f"lattice_loss must be finite and >= 0, not {lattice_loss}")
+    behind = sigma_delta * _quantile(p_lower - total_variation) - lattice_loss * (1.0 + SAFETY)
+    return _certified(behind / operator_norm)
 
 
 def required_p_lower(radius_of: Callable[[float], float | None], wanted: float) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import ROUND_FLOOR, Context, Decimal
 
 from .plan import CertificationPlan
-from .vocabulary import Guarantee, ImageIs, Transformation
+from .vocabulary import Estimator, Guarantee, ImageIs, Transformation
 
 NOT_SAID = "It does not say that the label is right."
 
@@ -20,8 +20,15 @@ def _complement(alpha: float) -> str:
     return f"{Context(rounding=ROUND_FLOOR).subtract(Decimal(1), Decimal(repr(alpha))):f}"
 
 
-def certified_sentence(plan: CertificationPlan, *, label: int, radius: float, covers_attack_range: bool) -> str:
-    """Who the certificate holds for, up to which radius, with which probability."""
+def certified_sentence(
+    plan: CertificationPlan,
+    *,
+    label: int,
+    radius: float,
+    covers_attack_range: bool,
+    estimator: Estimator | None = Estimator.NESTED,
+) -> str:
+    """Who the certificate holds for, up to which radius, with which probability, about which classifier."""
     probably = f"With probability at least {_complement(plan.alpha)} over the noise drawn for it"
     if plan.transformation is Transformation.L2:
         return (
@@ -39,7 +46,8 @@ def certified_sentence(plan: CertificationPlan, *, label: int, radius: float, co
         images = f"every image from which this one can have been made by {parameters}, rounded to 8 bits"
     else:
         images = f"every version of this image made by {parameters}, rounded to 8 bits"
-    return f"{probably}, the smoothed classifier answers {label} for {images}{_share(plan)}. {NOT_SAID}"
+    kind = "joint " if estimator is Estimator.JOINT else ""
+    return f"{probably}, the {kind}smoothed classifier answers {label} for {images}{_share(plan)}. {NOT_SAID}"
 
 
 def _parameters(plan: CertificationPlan, radius: float, covers_attack_range: bool) -> str:

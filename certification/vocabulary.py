@@ -63,6 +63,34 @@ class Guarantee(StrEnum):
     INDIVIDUAL = "individual"
 
 
+class Procedure(StrEnum):
+    """How many draws and votes are made: until the answer is known (B.5), or a number fixed beforehand."""
+
+    SEQUENTIAL = "sequential"
+    PAPER = "paper"
+
+
+class Estimator(StrEnum):
+    """Which smoothed classifier a certificate is about.
+
+    Nested: the class that wins the vote over pixel noise at most parameters (g, Fischer et al. 2020). Joint: the
+    class that wins the vote over parameters and pixel noise together (G, docs/guarantees.md B.4).
+    """
+
+    AUTO = "auto"
+    NESTED = "nested"
+    JOINT = "joint"
+
+
+class StoppedBy(StrEnum):
+    """Why a run ended: the wanted radius is certified or out of reach, or draws or votes are used up."""
+
+    CERTIFIED = "certified"
+    HOPELESS = "hopeless"
+    DRAWS = "draws"
+    VOTES = "votes"
+
+
 class ImageIs(StrEnum):
     """Whether the image in hand is the (possibly attacked) received one, or the clean reference."""
 

@@ -63,7 +63,7 @@ def evaluate_image(
     device: str,
 ) -> dict[str, Any]:  # fmt: skip
     """One certificate as a row: label, radius, votes, seconds, reason; where it abstains, also PREDICT's label."""
-    votes = BaseClassifierVotes(model, image, plan.transformation, seed=seed, device=device)
+    votes = BaseClassifierVotes(model, image, plan.transformation, key=seed.to_bytes(16, "little"), device=device)
     bounds = ImageErrorBounds(model, image, plan.attack_range, plan.image_is, settings, device)
     start = time.perf_counter()
     outcome = certify(plan, votes, bounds)

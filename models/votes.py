@@ -1,6 +1,9 @@
-"""Votes of a base classifier: draws parameters and pixel noise, and fills batches of one fixed shape."""
+"""Votes of a base classifier: numbered draws, noise keyed by draw and vote, batches of one fixed shape."""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -8,19 +11,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from certification.vocabulary import Transformation
+from gpu.kernels import noise
 from gpu.warp import warp_batch
 
 from .registry import LoadedModel
 
 BATCH_SIZE = {"cpu": 256, "cuda": 4096}
+PARAMETER_BLOCK = 256
+
+
+def nothing() -> None:
+    """Let the work go on."""
 
 
 class BaseClassifierVotes:
     """A ``VoteSource`` for one image (``certification.protocols``).
 
-    Parameters and pixel noise come from two independent streams of one seed. Every batch has the same shape,
-    padded at the end, because a network's logits can depend on the batch size; so the classifier that is
-    certified is the one that is served. A row with a logit that is not finite votes for no class.
+    All noise follows from the key: draw ``i`` has the same parameter, and its vote ``j`` the same pixel noise,
+    whatever else is asked, in which order, and in batches of whatever size (docs/guarantees.md, B.7). Every batch of
+    the network has the same shape, padded at the end, because logits can depend on the batch size; so the classifier
+    that is certified is the one that is served. A row with a logit that is not finite votes for no class.
 
     Parameters
     ----------
@@ -28,16 +38,20 @@ class BaseClassifierVotes:
     image : ndarray [H, W, C] float32
         In [0, 1].
     transformation : Transformation
-    seed : int
-        From the operating system's entropy in service; fixed in tests.
+    key : bytes
+        What the noise follows from: unforeseeable in service, fixed in tests.
     device : {"cpu", "cuda"}
     batch_size : int, optional
         Images in one forward pass; bounds the memory.
+    check : callable
+        Called before every batch; may raise to stop the work.
 
     Attributes
     ----------
     votes : int
         Base-classifier evaluations so far.
+    drawn : int
+        Draws so far.
 
     Raises
     ------
@@ -51,9 +65,10 @@ class BaseClassifierVotes:
         image: NDArray[np.float32],
         transformation: Transformation,
         *,
-        seed: int,
+        key: bytes,
         device: str = "cpu",
         batch_size: int | None = None,
+        check: Callable[[], None] = nothing,
     ) -> None:
         card = model.card
         if image.shape != (card.input.height, card.input.width, card.input.channels):
@@ -62,11 +77,13 @@ class BaseClassifierVotes:
             raise ValueError(f"{card.id} has noise for {card.transformations}, not for {transformation}")
         self.model, self.image, self.transformation, self.device = model, image, transformation, device
         self.batch_size = batch_size or BATCH_SIZE[device]
-        parameter_seed, noise_seed = np.random.SeedSequence(seed).spawn(2)
-        self._parameters = np.random.default_rng(parameter_seed)
-        self._noise = torch.Generator(device=device)
-        self._noise.manual_seed(int(noise_seed.generate_state(1, np.uint64)[0] >> 1))
-        self.votes = 0
+        self._check = check
+        self._generator = np.random.Generator(np.random.Philox(key=_words(key, b"parameters", 16)))
+        self._noise_key = _words(key, b"pixels", 8)
+        dimensions = 1 if transformation is Transformation.ROTATION else 2
+        self._parameters = np.empty((0, dimensions))
+        self._cast = np.empty(0, dtype=np.int64)
+        self.drawn = self.votes = 0
 
     @property
     def classes(self) -> int:
@@ -74,58 +91,79 @@ class BaseClassifierVotes:
         return len(self.model.card.class_names)
 
     def draw_parameters(self, n: int) -> NDArray[np.float64]:
-        """``n`` parameters ``N(0, sigma_gamma^2)``: [n] degrees, or [n, 2] pixels; the identity for l2."""
-        if self.transformation is Transformation.L2:
-            return np.zeros((n, 2))
-        shape = (n, 2) if self.transformation is Transformation.TRANSLATION else (n,)
-        return self._parameters.normal(0.0, self.model.card.noise.sigma_gamma, shape)
+        """The next ``n`` parameters ``N(0, sigma_gamma^2)``: [n] degrees, or [n, 2] pixels; the identity for l2."""
+        first, self.drawn = self.drawn, self.drawn + n
+        if (short := self.drawn - len(self._parameters)) > 0:
+            # in blocks, so that what a draw is does not depend on how many were asked for at once
+            blocks = -(-short // PARAMETER_BLOCK)
+            sigma = 0.0 if self.transformation is Transformation.L2 else self.model.card.noise.sigma_gamma
+            more = self._generator.normal(0.0, sigma, (blocks * PARAMETER_BLOCK, self._parameters.shape[1]))
+            self._parameters = np.concatenate([self._parameters, more])
+            self._cast = np.concatenate([self._cast, np.zeros(len(more), dtype=np.int64)])
+        found = self._parameters[first : self.drawn]
+        return found[:, 0] if self.transformation is Transformation.ROTATION else found
 
     def class_counts(self, n: int, *, pixel_noise: bool) -> NDArray[np.int64]:
-        """Votes by class [classes] of ``n`` fresh draws, one vote each."""
+        """Votes by class [classes] of the next ``n`` draws, one vote each."""
+        draws = np.arange(self.drawn, self.drawn + n)
+        self.draw_parameters(n)
         counts = torch.zeros(self.classes + 1, dtype=torch.int64, device=self.device)
-        for first in range(0, n, self.batch_size):
-            warped = self._warp(self.draw_parameters(min(self.batch_size, n - first)))
-            labels = self._labels(warped, pixel_noise)
+        for labels, _ in self._labels(draws, np.ones(n, dtype=np.int64), pixel_noise):
             counts.index_add_(0, labels, torch.ones_like(labels))
         return np.asarray(counts[: self.classes].cpu().numpy())
 
-    def votes_at(self, parameters: NDArray[np.float64], *, label: int, n_delta: int) -> NDArray[np.int64]:
-        """Votes [n] for ``label`` among ``n_delta`` draws of pixel noise at each parameter.
+    def votes_at(self, draws: NDArray[np.int64], counts: NDArray[np.int64], *, label: int) -> NDArray[np.int64]:
+        """Votes [m] for ``label`` among the next ``counts`` [m] votes at each of ``draws`` [m], all different."""
+        found = torch.zeros(len(draws), dtype=torch.int64, device=self.device)
+        for labels, owners in self._labels(draws, counts, True):
+            found.index_add_(0, owners, (labels == label).to(torch.int64))
+        return np.asarray(found.cpu().numpy())
 
-        The votes of all parameters stand in one row, parameter by parameter, and the row is cut into full
-        batches; a parameter on a cut is warped again, which costs one image a batch.
+    def _labels(
+        self, draws: NDArray[np.int64], counts: NDArray[np.int64], pixel_noise: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Classes that the base classifier gives, batch by batch, and the place in ``draws`` of each; both [N].
+
+        The votes of all draws stand in one row, draw by draw, and the row is cut into full batches; a draw on a cut
+        is warped again, which costs one image a batch.
         """
-        counts = torch.zeros(len(parameters), dtype=torch.int64, device=self.device)
-        total = len(parameters) * n_delta
-        for start in range(0, total, self.batch_size):
-            stop = min(start + self.batch_size, total)
-            first, last = start // n_delta, (stop - 1) // n_delta
-            owners = torch.arange(start, stop, device=self.device) // n_delta
-            warped = self._warp(parameters[first : last + 1])
-            hits = self._labels(warped[owners - first], True) == label
-            counts.index_add_(0, owners, hits.to(torch.int64))
-        return np.asarray(counts.cpu().numpy())
+        ends = np.cumsum(counts)
+        first_votes = self._cast[draws]
+        self._cast[draws] += counts
+        for start in range(0, int(ends[-1]) if len(ends) else 0, self.batch_size):
+            self._check()
+            row = np.arange(start, min(start + self.batch_size, int(ends[-1])))
+            owners = np.searchsorted(ends, row, side="right")
+            votes = first_votes[owners] + row - (ends - counts)[owners]
+            distinct, places = np.unique(owners, return_inverse=True)
+            batch = self._batch(self._parameters[draws[distinct]], places)
+            if pixel_noise:
+                sigma = self.model.card.noise.sigma_delta
+                target = batch[: len(row)].numpy() if self.device == "cpu" else batch[: len(row)]
+                noise.launch(self._noise_key, draws[owners], votes, sigma, target, self.device)
+            yield self._classify(batch, len(row)), torch.from_numpy(owners).to(self.device)
 
-    def _warp(self, parameters: NDArray[np.float64]) -> Tensor:
-        """P T_beta x [N, C, h, w] on the device."""
+    def _batch(self, parameters: NDArray[np.float64], places: NDArray[np.int64]) -> Tensor:
+        """A full batch [batch_size, C, h, w]: ``P T_beta x`` at ``parameters[places]``, then zeros."""
         operator = self.model.operator
         kind = "translation" if self.transformation is Transformation.L2 else str(self.transformation)
-        out = torch.empty(
-            (len(parameters), self.image.shape[2], *operator.output_shape), dtype=torch.float32, device=self.device
-        )
-        target = out.numpy() if self.device == "cpu" else out
-        warp_batch(self.image[None], parameters, kind, operator, device=self.device, out=target)
-        return out
+        shape = (self.image.shape[2], *operator.output_shape)
+        warped = torch.empty((len(parameters), *shape), dtype=torch.float32, device=self.device)
+        target = warped.numpy() if self.device == "cpu" else warped
+        at = parameters[:, 0] if self.transformation is Transformation.ROTATION else parameters
+        warp_batch(self.image[None], at, kind, operator, device=self.device, out=target)
+        batch = torch.zeros((self.batch_size, *shape), device=self.device)
+        batch[: len(places)] = warped[torch.from_numpy(places).to(self.device)]
+        return batch
 
     @torch.inference_mode()
-    def _labels(self, warped: Tensor, pixel_noise: bool) -> Tensor:
-        """Classes [N] that the base classifier gives to at most a batch of images; ``classes`` means none."""
-        count = len(warped)
-        batch = torch.zeros((self.batch_size, *warped.shape[1:]), device=self.device)
-        if pixel_noise:
-            batch.normal_(0.0, self.model.card.noise.sigma_delta, generator=self._noise)
-        batch[:count] += warped
+    def _classify(self, batch: Tensor, count: int) -> Tensor:
+        """Classes [count] of the first images of a batch; ``classes`` means none."""
         logits = self.model.network(batch.contiguous(memory_format=torch.channels_last))[:count]
         self.votes += count
-        labels = logits.argmax(dim=1)
-        return torch.where(torch.isfinite(logits).all(dim=1), labels, self.classes)
+        return torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), self.classes)
+
+
+def _words(key: bytes, purpose: bytes, size: int) -> int:
+    """A number of ``size`` bytes from the key, another one for each purpose."""
+    return int.from_bytes(hashlib.blake2b(purpose, key=key[:64], digest_size=size).digest(), "little")

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import math
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from certification import __version__
 from certification.effort import Effort
-from certification.outcome import Certified, Counts, ErrorBoundSummary
+from certification.outcome import Certified, ErrorBoundSummary, Outcome, Prediction
 from certification.plan import CertificationPlan, PredictPlan
 from certification.procedures import certify, predict
-from certification.protocols import ErrorBoundSource, VoteSource
+from certification.protocols import ErrorBoundSource
 from certification.vocabulary import Guarantee, Transformation
 from gpu.error_bound import BoundSettings
 from models.error_bounds import ImageErrorBounds
@@ -40,39 +41,10 @@ from .schemas import (
 )
 from .settings import Settings
 
-VOTES_BETWEEN_CHECKS = 16_384
-SEED_BITS = 128
+SECRET_BYTES = 32
 
 P = TypeVar("P", bound=Effort)
 T = TypeVar("T")
-
-
-class InterruptibleVotes:
-    """A vote source that looks at the cancellation between parts; the draws of a part are independent."""
-
-    def __init__(self, votes: BaseClassifierVotes, check: Callable[[], None]) -> None:
-        self._votes, self._check = votes, check
-
-    def class_counts(self, n: int, *, pixel_noise: bool) -> NDArray[np.int64]:
-        """See ``certification.protocols.VoteSource``."""
-        counts = np.zeros(self._votes.classes, dtype=np.int64)
-        for first in range(0, n, VOTES_BETWEEN_CHECKS):
-            self._check()
-            counts += self._votes.class_counts(min(VOTES_BETWEEN_CHECKS, n - first), pixel_noise=pixel_noise)
-        return counts
-
-    def draw_parameters(self, n: int) -> NDArray[np.float64]:
-        """See ``certification.protocols.VoteSource``."""
-        return self._votes.draw_parameters(n)
-
-    def votes_at(self, parameters: NDArray[np.float64], *, label: int, n_delta: int) -> NDArray[np.int64]:
-        """See ``certification.protocols.VoteSource``."""
-        step = max(1, VOTES_BETWEEN_CHECKS // n_delta)
-        parts = []
-        for first in range(0, len(parameters), step):
-            self._check()
-            parts.append(self._votes.votes_at(parameters[first : first + step], label=label, n_delta=n_delta))
-        return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -92,6 +64,7 @@ class Certifier:
         self.registry, self.device = registry, device
         self._settings, self._metrics = settings, metrics
         self._planner = Planner(registry, settings.max_votes)
+        self._secret = secrets.token_bytes(SECRET_BYTES)
 
     def prepare_certify(self, fields: CertifyFields, data: bytes) -> Task[CertificationPlan]:
         """Plan and decode."""
@@ -105,17 +78,18 @@ class Certifier:
         """Compute a certificate; on a worker thread."""
         plan, clock = task.plan, task.clock
         clock.check = cancellation.check
-        bounds = self._error_bounds(task) if plan.guarantee is Guarantee.INDIVIDUAL and plan.is_nested else None
+        bounds = self._error_bounds(task) if plan.guarantee is Guarantee.INDIVIDUAL and plan.has_both_noises else None
         outcome = _on_device(lambda: certify(plan, self._votes(task), bounds, clock.stage))
         self._metrics.observe_certificate(outcome)
         certified = isinstance(outcome, Certified)
         return CertifyReply(
-            **self._answer(task, outcome.counts, outcome.label),
+            **self._answer(task, outcome),
             reason=None if isinstance(outcome, Certified) else outcome.reason,
             required=None if isinstance(outcome, Certified) else dict(outcome.required) or None,
             radius=outcome.radius if certified else None,
             radius_unit=plan.transformation.unit,
             attack_range=plan.attack_range.half_width,
+            wanted_radius=plan.wanted_radius,
             covers_attack_range=outcome.covers_attack_range,
             image_is=plan.image_is,
             statement=outcome.statement + _about_resizing(task.image),
@@ -130,7 +104,7 @@ class Certifier:
         clock.check = cancellation.check
         prediction = _on_device(lambda: predict(plan, self._votes(task), clock.stage))
         self._metrics.observe_prediction(plan, prediction)
-        return PredictReply(**self._answer(task, prediction.counts, prediction.label), reason=prediction.reason)
+        return PredictReply(**self._answer(task, prediction), reason=prediction.reason)
 
     def _prepare(self, chosen: Chosen[P], data: bytes) -> Task[P]:
         clock, takes = StageClock(), chosen.model.card.input
@@ -139,17 +113,30 @@ class Certifier:
             image = decode(data, spec, max_pixels=self._settings.max_image_pixels)
         return Task(chosen.model, chosen.plan, image, clock)
 
-    def _votes(self, task: Task[P]) -> VoteSource:
-        votes = BaseClassifierVotes(
+    def _votes(self, task: Task[P]) -> BaseClassifierVotes:
+        return BaseClassifierVotes(
             task.model,
             task.image.pixels,
             task.plan.transformation,
-            # Noise that the client could foresee would let an image be fitted to it.
-            seed=secrets.randbits(SEED_BITS),
+            key=self._noise_key(task),
             device=self.device,
             batch_size=self._settings.batch_size,
+            check=task.clock.check,
         )
-        return InterruptibleVotes(votes, task.clock.check)
+
+    def _noise_key(self, task: Task[P]) -> bytes:
+        """The same request gets the same noise, which nobody outside can foresee (docs/guarantees.md, B.7).
+
+        Fresh noise would let a client send an image again until it passes.
+        """
+        asked = {
+            "image": hashlib.sha256(task.image.pixels.tobytes()).hexdigest(),
+            "model": task.model.digest,
+            "plan": type(task.plan).__name__,
+            "settings": asdict(task.plan),
+        }
+        message = json.dumps(asked, sort_keys=True, default=str).encode()
+        return hmac.digest(self._secret, message, "sha256")
 
     def _error_bounds(self, task: Task[CertificationPlan]) -> ErrorBoundSource:
         # The stages of the clock look at the cancellation.
@@ -158,9 +145,10 @@ class Certifier:
             BoundSettings(chunk_bytes=self._settings.bound_chunk_bytes), self.device, task.clock.stage,
         )  # fmt: skip
 
-    def _answer(self, task: Task[P], counts: Counts, label: int | None) -> dict[str, Any]:
+    def _answer(self, task: Task[P], found: Outcome | Prediction) -> dict[str, Any]:
         """The part that both replies share."""
         card, plan, clock = task.model.card, task.plan, task.clock
+        label, counts = found.label, found.counts
         self._metrics.observe_work(card.id, counts.votes, clock.seconds)
         return {
             "label": label,
@@ -168,6 +156,9 @@ class Certifier:
             "abstained": label is None,
             "transformation": plan.transformation,
             "guarantee": plan.guarantee,
+            "procedure": plan.procedure,
+            "estimator": found.estimator,
+            "stopped_by": found.stopped_by,
             "alpha": plan.alpha,
             "counts": CountsReply(**asdict(counts)),
             "sigma_gamma": 0.0 if plan.transformation is Transformation.L2 else plan.sigma_gamma,

@@ -15,10 +15,6 @@ from models.registry import LoadedModel, Registry, UnknownModelError
 from .errors import AttackRangeError, CalibrationMissingError, FieldError, ModelTransformationError, quote
 from .schemas import CertifyFields, Fields, PredictFields
 
-SINGLE_DRAWS = 1000
-"""Default n where a draw costs one vote; the plan's own default is for draws that cost n_delta votes."""
-
-
 P = TypeVar("P", bound=Effort)
 
 
@@ -58,13 +54,13 @@ class Planner:
         if fields.n_error is not None:
             effort["n_error"] = fields.n_error
 
-
         def planned(half_width: float) -> CertificationPlan:
             stored = _calibration(model, transformation, half_width) if guarantee is Guarantee.DISTRIBUTIONAL else None
             return CertificationPlan(
                 **effort,
                 attack_range=AttackRange(transformation, half_width),
                 image_is=fields.image_is,
+                wanted=fields.wanted_radius,
                 bound_for_all=model.bound_for_all,
                 calibration=stored,
                 operator_norm=model.operator.norm_bound,
@@ -125,7 +121,7 @@ class Planner:
         self, fields: Fields, model: LoadedModel, transformation: Transformation, guarantee: Guarantee
     ) -> dict[str, Any]:
         """What both kinds of plan are given."""
-        effort: dict[str, Any] = {
+        return {
             "transformation": transformation,
             "guarantee": guarantee,
             "sigma_gamma": model.card.noise.sigma_gamma,
@@ -134,12 +130,10 @@ class Planner:
             "n0": fields.n0,
             "n_delta": fields.n_delta,
             "max_votes": self._max_votes,
+            "n": fields.n,
+            "procedure": fields.procedure,
+            "estimator": fields.estimator,
         }
-        if fields.n is not None:
-            effort["n"] = fields.n
-        elif transformation is Transformation.L2 or guarantee is Guarantee.HEURISTIC:
-            effort["n"] = SINGLE_DRAWS
-        return effort
 
 
 def _largest_plannable(

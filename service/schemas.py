@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from certification.plan import MAX_DRAWS
-from certification.vocabulary import Guarantee, ImageIs, Transformation
+from certification.vocabulary import Estimator, Guarantee, ImageIs, Procedure, StoppedBy, Transformation
 
 MAX_BOUNDED_DRAWS = 10_000
 Draws = Annotated[int, Field(ge=1, le=MAX_DRAWS)]
 ByName = Field(strict=False)
-INTEGERS, NUMBERS = frozenset({"n0", "n", "n_delta", "n_error"}), frozenset({"alpha", "attack_range"})
+INTEGERS, NUMBERS = frozenset({"n0", "n", "n_delta", "n_error"}), frozenset({"alpha", "attack_range", "wanted_radius"})
 """Fields that are numbers, for the encoding in which everything is text."""
 
 
@@ -39,10 +39,25 @@ class Fields(BaseModel):
     )
     n0: Draws = Field(default=100, description="Selection draws: they choose the class.")
     n: Draws | None = Field(
-        default=None, description="Estimation draws; default 200, or 1000 where a draw costs one vote."
+        default=None,
+        description="Estimation draws: the most there may be; default 400 with inner tests, 10,000 where a draw is one "
+        "vote. Of the paper's procedure their number; default 200 and 1000.",
     )
     n_delta: Draws | None = Field(
-        default=None, description="Pixel-noise draws at each drawn parameter; default: chosen."
+        default=None,
+        description="Pixel-noise draws at each drawn parameter: the most there may be (paper: their number); default: "
+        "chosen.",
+    )
+    procedure: Annotated[Procedure, ByName] = Field(
+        default=Procedure.SEQUENTIAL,
+        description="sequential stops once the answer is known; paper makes a number of draws fixed beforehand.",
+    )
+    estimator: Annotated[Estimator, ByName] = Field(
+        default=Estimator.AUTO,
+        description="Which smoothed classifier answers: nested (the class that most parameters give by a vote over "
+        "pixel noise), joint (the class of most pairs of parameter and pixel noise), or the one that the selection "
+        "draws promise to be cheaper. Matters for the distributional and the individual guarantee of a rotation or "
+        "translation.",
     )
 
 
@@ -58,9 +73,15 @@ class CertifyFields(Fields):
         description="Half-width of the attack range: degrees, pixels (on each axis) or l2 intensity; "
         "default: the model's, for l2 half of sigma_delta.",
     )
+    wanted_radius: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Radius at which the run may stop: degrees, pixels or l2 intensity; it also stops once this radius "
+        "is out of reach. Default: one that covers the attack range, and else the largest that the draws show.",
+    )
     n_error: Annotated[int, Field(ge=1, le=MAX_BOUNDED_DRAWS)] | None = Field(
         default=None,
-        description="Individual, bilinear models: draws at which this image's error is bounded for rho_E; default 200.",
+        description="Individual, bilinear models, with procedure paper or estimator joint: draws at which this image's "
+        "error is bounded for rho_E; default 200.",
     )
     image_is: Annotated[ImageIs, ByName] = Field(
         default=ImageIs.RECEIVED,
@@ -78,9 +99,9 @@ class CountsReply(Reply):
     """Draws and votes of one run."""
 
     selection: int = Field(description="Draws that chose the class.")
-    n: int = Field(description="Parameters drawn to estimate.")
+    n: int = Field(description="Draws that the estimate rests on; of a sequential run, a prefix of those made.")
     passed: int = Field(description="Of these, the draws that passed (without inner tests: voted for the class).")
-    n_delta: int = Field(description="Votes at each of these parameters.")
+    n_delta: int = Field(description="Votes at each of these parameters; of a sequential run, the most at one.")
     votes: int = Field(description="Base-classifier evaluations in all.")
 
 
@@ -104,6 +125,14 @@ class AnswerReply(Reply):
     reason: str | None = Field(description="Why it abstained; null otherwise.")
     transformation: Transformation
     guarantee: Guarantee
+    procedure: Procedure
+    estimator: Estimator | None = Field(
+        description="Which smoothed classifier the answer is about; null where there is one kind of noise, or no vote."
+    )
+    stopped_by: StoppedBy | None = Field(
+        description="Why a sequential run ended: what was wanted is shown (certified) or out of reach (hopeless), or "
+        "draws or votes are used up; null for the paper's procedure."
+    )
     alpha: float
     counts: CountsReply
     sigma_gamma: float = Field(description="Standard deviation of the parameter noise, degrees or pixels; l2: 0.")
@@ -131,6 +160,7 @@ class ErrorBoundReply(Reply):
     smallest: float | None
     median: float | None
     largest: float | None
+    per_draw: bool = Field(description="Whether each draw was tested against its own bound; E is then their median.")
 
 
 class CertifyReply(AnswerReply):
@@ -141,6 +171,7 @@ class CertifyReply(AnswerReply):
     )
     radius_unit: str = Field(description="degrees, pixels or intensity.")
     attack_range: float = Field(description="Half-width in radius_unit.")
+    wanted_radius: float = Field(description="Radius in radius_unit at which the run would stop.")
     required: dict[str, float] | None = Field(description="Numbers that would have done, where abstained for such.")
     covers_attack_range: bool = Field(description="Whether every parameter of the attack range lies within the radius.")
     image_is: ImageIs

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from certification.calibration import Calibration
 from certification.plan import CertificationPlan, PredictPlan
-from certification.vocabulary import AttackRange, Guarantee, ImageIs, Transformation
+from certification.vocabulary import AttackRange, Guarantee, ImageIs, Procedure, Transformation
 
 Function = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -28,32 +28,42 @@ class World:
     seed: int = 0
     bound: Function = np.zeros_like
     calls: list[tuple[str, int]] = field(default_factory=list)
-    drawn: list[NDArray[np.float64]] = field(default_factory=list)
+    parts: list[NDArray[np.float64]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.generator = np.random.default_rng(self.seed)
 
+    @property
+    def drawn(self) -> int:
+        return sum(len(part) for part in self.parts)
+
     def draw_parameters(self, n: int) -> NDArray[np.float64]:
         shape = (n,) if self.dimensions == 1 else (n, self.dimensions)
-        self.drawn.append(self.generator.normal(0.0, self.sigma_gamma, shape))
+        self.parts.append(self.generator.normal(0.0, self.sigma_gamma, shape))
         self.calls.append(("parameters", n))
-        return self.drawn[-1]
+        return self.parts[-1]
 
     def class_counts(self, n: int, *, pixel_noise: bool) -> NDArray[np.int64]:
         self.calls.append(("noisy classes" if pixel_noise else "classes", n))
-        share = self.share(self.generator.normal(0.0, self.sigma_gamma, n))
+        self.parts.append(self.generator.normal(0.0, self.sigma_gamma, (n,) if self.dimensions == 1 else (n, 2)))
+        share = self.share(self.parts[-1] if self.dimensions == 1 else self.parts[-1][:, 0])
         ones = int((self.generator.random(n) < share).sum())
         return np.array([n - ones, ones])
 
-    def votes_at(self, parameters: NDArray[np.float64], *, label: int, n_delta: int) -> NDArray[np.int64]:
-        self.calls.append(("votes", len(parameters)))
+    def votes_at(self, draws: NDArray[np.int64], counts: NDArray[np.int64], *, label: int) -> NDArray[np.int64]:
+        self.calls.append(("votes", len(draws)))
+        parameters = np.concatenate(self.parts)[draws]
         first = parameters if parameters.ndim == 1 else parameters[:, 0]
         share = self.share(first) if label == 1 else 1.0 - self.share(first)
-        return self.generator.binomial(n_delta, share)
+        return self.generator.binomial(counts, share)
 
     def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         self.calls.append(("bounds", len(parameters)))
         return self.bound(parameters if parameters.ndim == 1 else parameters[:, 0])
+
+    def total_error_bounds(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        self.calls.append(("total bounds", len(totals)))
+        return self.bound(totals if totals.ndim == 1 else totals[:, 0])
 
     def bound_for_all(self) -> float:
         self.calls.append(("bound for all", 1))
@@ -97,6 +107,8 @@ def rotation_plan(
     numbers: dict[str, object] = {
         "sigma_gamma": 30.0,
         "sigma_delta": 0.3,
+        "procedure": Procedure.PAPER,
+        "n": 200,
         "attack_range": AttackRange(Transformation.ROTATION, half_width),
         "image_is": ImageIs.RECEIVED,
         "calibration": CALIBRATION if guarantee is Guarantee.DISTRIBUTIONAL else None,
@@ -112,8 +124,12 @@ def translation_plan(half_width: float = 1.0, **more: object) -> CertificationPl
     """The paper's MNIST translation: sigma_gamma 1.5 pixels, sigma_delta .3."""
     numbers: dict[str, object] = {
         "guarantee": Guarantee.INDIVIDUAL,
+        "procedure": Procedure.PAPER,
+        "n": 200,
         "sigma_gamma": 1.5,
         "sigma_delta": 0.3,
+        "procedure": Procedure.PAPER,
+        "n": 200,
         "attack_range": AttackRange(Transformation.TRANSLATION, half_width),
     }
     return CertificationPlan(
@@ -127,6 +143,8 @@ def l2_plan(half_width: float = 0.1, **more: object) -> CertificationPlan:
     numbers: dict[str, object] = {
         "sigma_gamma": 0.0,
         "sigma_delta": 0.25,
+        "procedure": Procedure.PAPER,
+        "n": 200,
         "attack_range": AttackRange(Transformation.L2, half_width),
     }
     return CertificationPlan(
@@ -140,5 +158,5 @@ def predict_plan(guarantee: Guarantee = Guarantee.INDIVIDUAL, **more: object) ->
     return PredictPlan(
         transformation=Transformation.ROTATION,
         guarantee=guarantee,
-        **({"sigma_gamma": 30.0, "sigma_delta": 0.3} | more),  # type: ignore[arg-type]
+        **({"sigma_gamma": 30.0, "sigma_delta": 0.3, "procedure": Procedure.PAPER, "n": 200} | more),  # type: ignore[arg-type]
     )

@@ -20,7 +20,7 @@ from certification.outcome import Certified
 from certification.plan import CertificationPlan
 from certification.procedures import certify, predict
 from certification.radius import inner_threshold, radius_received
-from certification.vocabulary import AttackRange, Guarantee, ImageIs, Transformation
+from certification.vocabulary import AttackRange, Guarantee, ImageIs, Procedure, Transformation
 from tests.certification.sources import CALIBRATION, Function, World, constant, predict_plan
 
 RUNS = 600
@@ -50,6 +50,7 @@ def plan_of(
 ) -> CertificationPlan:
     """Unit noise, and an attack range beyond the exact radius, so that it cuts none that is wrong."""
     numbers: dict[str, object] = {"n0": 20, "n": 300, "sigma_gamma": 1.0, "sigma_delta": 1.0, "alpha": ALPHA}
+    numbers["procedure"] = Procedure.PAPER
     return CertificationPlan(
         transformation=transformation,
         guarantee=guarantee,

@@ -50,8 +50,8 @@ class Fixed(World):
         super().class_counts(n, pixel_noise=pixel_noise)
         return self.counts  # type: ignore[return-value]
 
-    def votes_at(self, parameters: NDArray[np.float64], *, label: int, n_delta: int) -> NDArray[np.int64]:
-        certain = super().votes_at(parameters, label=label, n_delta=n_delta)
+    def votes_at(self, draws: NDArray[np.int64], counts: NDArray[np.int64], *, label: int) -> NDArray[np.int64]:
+        certain = super().votes_at(draws, counts, label=label)
         return certain if self.votes is None else self.votes  # type: ignore[return-value]
 
     def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -114,14 +114,14 @@ def test_l2_draws_pixel_noise_only() -> None:
 
 
 def test_selection_error_and_estimation_draws_are_disjoint() -> None:
-    """Error bounds come first (they may refuse cheaply), and no drawn parameter is used twice."""
+    """Error bounds come first (they may refuse cheaply), and no draw is used twice."""
     world = certain()
-    asked: list[NDArray[np.float64]] = []
+    asked: list[NDArray[np.int64]] = []
     original = world.votes_at
 
-    def record(parameters: NDArray[np.float64], *, label: int, n_delta: int) -> NDArray[np.int64]:
-        asked.append(parameters)
-        return original(parameters, label=label, n_delta=n_delta)
+    def record(draws: NDArray[np.int64], counts: NDArray[np.int64], *, label: int) -> NDArray[np.int64]:
+        asked.append(draws)
+        return original(draws, counts, label=label)
 
     world.votes_at = record  # type: ignore[method-assign]
     certify(INDIVIDUAL, world, world)
@@ -129,8 +129,7 @@ def test_selection_error_and_estimation_draws_are_disjoint() -> None:
         ("parameters", 250), ("bounds", 250), ("noisy classes", 100), ("parameters", 200), ("votes", 200),
     ]  # fmt: skip
     assert len(asked) == 1
-    assert asked[0] is world.drawn[1]
-    assert not set(world.drawn[0]) & set(world.drawn[1])
+    assert asked[0].tolist() == list(range(350, 550))
 
 
 def test_pilot_draws_choose_e_and_only_the_others_judge_it() -> None:

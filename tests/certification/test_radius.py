@@ -68,6 +68,30 @@ def test_radius_l2_stays_below_the_exact_one(p: float, sigma: float, norm: float
     assert encloses(radius_l2(p, sigma, norm), exact, sigma / norm)
 
 
+@given(PROBABILITIES, SIGMAS, st.floats(0.1, 10.0), st.floats(0.0, 1e-3), st.floats(0.0, 2.0))
+def test_radius_l2_on_a_lattice_stays_below_the_exact_one(
+    p: float, sigma: float, norm: float, variation: float, loss: float
+) -> None:
+    """Also where the loss, here in units of sigma, takes nearly all of the radius."""
+    with mpmath.workdps(50):
+        inside = quantile(mpmath.mpf(p) - mpmath.mpf(variation))
+        exact = (mpmath.mpf(sigma) * inside - mpmath.mpf(loss * sigma)) / mpmath.mpf(norm)
+    found = radius_l2(p, sigma, norm, lattice_loss=loss * sigma, total_variation=variation)
+    clipped = p - variation > 1.0 - 1e-11
+    assert encloses(found, exact, sigma / norm) or (clipped and found is not None and found < exact)
+    assert (found or 0.0) <= (radius_l2(p, sigma, norm) or 0.0)
+
+
+def test_a_loss_as_large_as_the_radius_leaves_nothing() -> None:
+    """Oracle: Phi^-1 at 50 digits, rounded down; whatever is left would be rounding."""
+    for p in np.random.default_rng(0).uniform(0.5, 1.0, 2000):
+        with mpmath.workdps(50):
+            loss = float(quantile(mpmath.mpf(p)))
+        assert radius_l2(p, 1.0, 1.0, lattice_loss=loss) is None
+    assert radius_l2(0.75, 1.0, 1.0, total_variation=0.25) is None
+    assert radius_l2(1.0, 1.0, 1.0, total_variation=1.0) is None
+
+
 @given(st.floats(0.0, 30.0), st.floats(1e-3, 10.0))
 def test_inner_threshold_is_strictly_above_phi(error_bound: float, sigma_delta: float) -> None:
     """The strictness that B.3 asks for, unless the threshold is 1, which nothing passes."""
@@ -154,6 +178,8 @@ def test_wrong_losses_and_noises_are_errors(bad: float) -> None:
     calls: list[Callable[[], float | None]] = [
         lambda: radius_l2(0.9, bad, 1.0),
         lambda: radius_l2(0.9, 1.0, bad),
+        lambda: radius_l2(0.9, 1.0, 1.0, lattice_loss=bad),
+        lambda: radius_l2(0.9, 1.0, 1.0, total_variation=bad),
         lambda: radius_heuristic(0.9, bad),
         lambda: inner_threshold(0.1, bad),
         lambda: required_p_lower(lambda p: p, bad),

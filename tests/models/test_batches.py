@@ -51,9 +51,9 @@ def test_votes_at_equal_a_naive_loop_over_what_the_network_saw(tmp_path, transfo
     """Oracle: P T_beta x by itself, and one image a forward pass; 3 x 11 votes in batches of 8."""
     model = load(tmp_path, trained_for)
     network, seen = model.network, record(model)
-    votes = BaseClassifierVotes(model, IMAGE, transformation, seed=3, batch_size=8)
+    votes = BaseClassifierVotes(model, IMAGE, transformation, key=bytes([3]), batch_size=8)
     betas = votes.draw_parameters(3)
-    counts = votes.votes_at(betas, label=1, n_delta=11)
+    counts = votes.votes_at(np.arange(3), np.full(3, 11), label=1)
     images = torch.cat(seen)[:33]
     with torch.inference_mode():
         expected = [int(network(image[None]).argmax()) == 1 for image in images]
@@ -70,33 +70,68 @@ def test_votes_at_equal_a_naive_loop_over_what_the_network_saw(tmp_path, transfo
 def test_every_batch_has_one_shape_and_none_is_more_than_needed(tmp_path):
     model = load(tmp_path)
     seen = record(model)
-    votes = BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, seed=3, batch_size=16)
-    votes.votes_at(votes.draw_parameters(7), label=0, n_delta=13)
+    votes = BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, key=bytes([3]), batch_size=16)
+    votes.draw_parameters(7)
+    votes.votes_at(np.arange(7), np.full(7, 13), label=0)
     votes.class_counts(35, pixel_noise=True)
     assert {tuple(batch.shape) for batch in seen} == {(16, 1, 12, 12)}
     assert len(seen) == -(-7 * 13 // 16) + -(-35 // 16)
     assert votes.votes == 7 * 13 + 35
 
 
-def test_padding_does_not_change_a_vote(tmp_path):
-    """The same seed and batch shape: fewer votes are the first ones of more votes."""
+class Undecided(torch.nn.Module):
+    """A random linear classifier of three classes: pixel noise and parameter decide together."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weights", torch.randn((3, 144), generator=torch.Generator().manual_seed(2)))
+
+    def forward(self, images):
+        return images.flatten(1) @ self.weights.T
+
+
+def votes_by(model, batch_size, rounds, transformation=Transformation.ROTATION):
+    """Votes for class 0 at 5 draws after some rounds of (draw, count), and the images seen, by (draw, vote)."""
+    votes = BaseClassifierVotes(model, IMAGE, transformation, key=b"schedule", batch_size=batch_size)
+    total = np.zeros(5, dtype=np.int64)
+    for asked in rounds:
+        draws, counts = np.array(asked).T
+        if votes.drawn <= draws.max():
+            votes.draw_parameters(int(draws.max()) + 1 - votes.drawn)
+        total[draws] += votes.votes_at(draws, counts, label=0)
+    return total
+
+
+@pytest.mark.parametrize("transformation", [Transformation.ROTATION, Transformation.L2])
+def test_the_same_key_gives_the_same_votes_on_any_schedule_and_in_batches_of_any_size(tmp_path, transformation):
+    """40 votes at each of 5 draws: at once, in two orders, one by one, and with batches of 3 to 512."""
     model = load(tmp_path)
-    betas = np.array([-20.0, 10.0, 50.0])
+    object.__setattr__(model, "network", Undecided())
+    whole = [[(i, 40) for i in range(5)]]
+    expected = votes_by(model, 512, whole, transformation)
+    assert 20 < expected.sum() < 180
+    schedules = [
+        whole,
+        [[(4, 40), (2, 1), (0, 39)], [(3, 40), (1, 40), (2, 39), (0, 1)]],
+        [[(i, 1)] for _ in range(40) for i in (1, 0, 4, 3, 2)],
+    ]
+    for schedule in schedules:
+        for batch_size in (3, 64, 256):
+            assert votes_by(model, batch_size, schedule, transformation).tolist() == expected.tolist()
 
-    def hits(n):
-        return BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, seed=9, batch_size=64).votes_at(
-            betas[:n], label=1, n_delta=20
-        )
 
-    assert hits(1).tolist() == hits(3)[:1].tolist()
-    assert hits(2).tolist() == hits(3)[:2].tolist()
+def test_parameters_do_not_depend_on_how_many_are_drawn_at_once(tmp_path):
+    model = load(tmp_path)
+    one, two = (BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, key=b"k") for _ in range(2))
+    parts = np.concatenate([one.draw_parameters(n) for n in (1, 255, 3, 700, 41)])
+    assert parts.tolist() == two.draw_parameters(1000).tolist()
 
 
 def test_without_pixel_noise_the_network_sees_the_warped_image_alone(tmp_path):
     model = load(tmp_path, "translation")
     seen = record(model)
     votes, twin = (
-        BaseClassifierVotes(model, IMAGE, Transformation.TRANSLATION, seed=5, batch_size=8) for _ in range(2)
+        BaseClassifierVotes(model, IMAGE, Transformation.TRANSLATION, key=bytes([5]), batch_size=8) for _ in range(2)
     )
     votes.class_counts(8, pixel_noise=False)
     expected = warp_batch(IMAGE[None], twin.draw_parameters(8), "translation", model.operator)
@@ -115,9 +150,10 @@ def test_memory_does_not_grow_with_the_number_of_votes(tmp_path):
                 sizes.append(result.numel())
             return result
 
-    votes = BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, seed=5, batch_size=32)
+    votes = BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, key=bytes([5]), batch_size=32)
     with Watch():
-        votes.votes_at(votes.draw_parameters(4), label=0, n_delta=700)
+        votes.draw_parameters(4)
+        votes.votes_at(np.arange(4), np.full(4, 700), label=0)
         votes.class_counts(3000, pixel_noise=True)
     batch = 32 * 32 * 6 * 6  # the first convolution's output, the largest thing there is
     assert 32 * 144 <= max(sizes) <= batch
@@ -126,17 +162,21 @@ def test_memory_does_not_grow_with_the_number_of_votes(tmp_path):
 def test_streams_of_parameters_and_of_pixel_noise_are_independent(tmp_path):
     """Parameters do not depend on how much pixel noise was drawn before them."""
     model = load(tmp_path)
-    one, two = (BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, seed=5, batch_size=8) for _ in range(2))
-    one.votes_at(np.zeros(3), label=0, n_delta=10)
+    one, two = (
+        BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, key=bytes([5]), batch_size=8) for _ in range(2)
+    )
+    one.draw_parameters(3)
+    two.draw_parameters(3)
+    one.votes_at(np.arange(3), np.full(3, 10), label=0)
     assert one.draw_parameters(6).tolist() == two.draw_parameters(6).tolist()
 
 
 def test_an_image_or_a_transformation_that_does_not_fit_is_refused(tmp_path):
     model = load(tmp_path)
     with pytest.raises(ValueError, match="tiny takes images"):
-        BaseClassifierVotes(model, np.zeros((12, 12, 3), np.float32), Transformation.ROTATION, seed=1)
+        BaseClassifierVotes(model, np.zeros((12, 12, 3), np.float32), Transformation.ROTATION, key=bytes([1]))
     with pytest.raises(ValueError, match="not for translation"):
-        BaseClassifierVotes(model, IMAGE, Transformation.TRANSLATION, seed=1)
+        BaseClassifierVotes(model, IMAGE, Transformation.TRANSLATION, key=bytes([1]))
 
 
 @pytest.mark.parametrize("preprocessing", [BILINEAR, GAUSSIAN], ids=["bilinear", "gaussian"])
@@ -146,7 +186,7 @@ def test_sources_conform_to_the_protocols_and_bounds_hold_for_the_pixels_that_ar
 ):
     """By inclusion: sampled attacks on a known original stay below both bounds."""
     model = load(tmp_path, str(transformation), preprocessing=preprocessing)
-    votes: VoteSource = BaseClassifierVotes(model, IMAGE, transformation, seed=1, batch_size=8)
+    votes: VoteSource = BaseClassifierVotes(model, IMAGE, transformation, key=bytes([1]), batch_size=8)
     betas = votes.draw_parameters(3)
     attack_range = AttackRange(transformation, 0.5)
     settings = BoundSettings(cell_width=0.25, refinements=3, cell_budget=256)

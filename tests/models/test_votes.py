@@ -25,7 +25,7 @@ IMAGE = picture("noise", (12, 12, 1), 2)
 
 
 def votes_of(model, *, seed=1, batch_size=16, transformation=Transformation.ROTATION):
-    return BaseClassifierVotes(model, IMAGE, transformation, seed=seed, batch_size=batch_size)
+    return BaseClassifierVotes(model, IMAGE, transformation, key=bytes([seed]), batch_size=batch_size)
 
 
 def test_votes_without_noise_equal_a_naive_loop(model):
@@ -44,17 +44,19 @@ def test_votes_without_noise_equal_a_naive_loop(model):
 
 def test_votes_at_counts_n_delta_votes_a_parameter_whatever_the_batch(model):
     for batch_size in (7, 16, 64):
-        votes = votes_of(model, batch_size=batch_size)
-        betas = votes.draw_parameters(5)
-        total = sum(votes_of(model, batch_size=batch_size).votes_at(betas, label=k, n_delta=30) for k in range(3))
-        assert total.tolist() == [30] * 5
+        found = []
+        for k in range(3):
+            votes = votes_of(model, batch_size=batch_size)
+            votes.draw_parameters(5)
+            found.append(votes.votes_at(np.arange(5), np.full(5, 30), label=k))
+        assert sum(found).tolist() == [30] * 5
 
 
 def test_votes_at_follow_the_probability_of_the_label(model):
     """Oracle: 20,000 noisy copies classified directly; tolerance of five standard errors."""
     votes = votes_of(model, batch_size=256)
-    betas = np.array([0.0, 40.0])
-    counts = votes.votes_at(betas, label=1, n_delta=20_000)
+    betas = votes.draw_parameters(2)
+    counts = votes.votes_at(np.arange(2), np.full(2, 20_000), label=1)
     warped = torch.from_numpy(warp_batch(IMAGE[None], betas, "rotation", model.operator))
     generator = torch.Generator().manual_seed(5)
     for k in range(2):
@@ -97,4 +99,5 @@ def test_a_logit_that_is_not_a_number_votes_for_no_class(model):
     object.__setattr__(model, "network", Faulty())
     votes = votes_of(model, batch_size=10)
     assert votes.class_counts(20, pixel_noise=True).tolist() == [0, 10, 0]
-    assert votes.votes_at(np.zeros(2), label=2, n_delta=10).tolist() == [0, 0]
+    votes.draw_parameters(2)
+    assert votes.votes_at(np.array([20, 21]), np.full(2, 10), label=2).tolist() == [0, 0]

@@ -17,10 +17,10 @@ from .pictures import SIDE, colour, encode, grey
 
 PREDICT = {
     "label", "class_name", "abstained", "reason", "transformation", "guarantee", "alpha", "counts",
-    "sigma_gamma", "sigma_delta", "model", "model_digest", "version", "seconds",
+    "procedure", "estimator", "stopped_by", "sigma_gamma", "sigma_delta", "model", "model_digest", "version", "seconds",
 }  # fmt: skip
 CERTIFY = PREDICT | {
-    "required", "radius", "radius_unit", "attack_range", "covers_attack_range", "image_is", "statement",
+    "required", "radius", "radius_unit", "attack_range", "wanted_radius", "covers_attack_range", "image_is", "statement",
     "alpha_shares", "p_lower", "error_bound",
 }  # fmt: skip
 BLACK = np.zeros((SIDE, SIDE), dtype=np.uint8)
@@ -47,12 +47,34 @@ def test_defaults(server: Running) -> None:
         "received",
     )
     assert (reply["alpha"], reply["attack_range"], reply["radius_unit"]) == (0.01, 30.0, "degrees")
-    assert (reply["counts"]["selection"], reply["counts"]["n"]) == (100, 200)
+    assert (reply["procedure"], reply["stopped_by"], reply["wanted_radius"]) == ("sequential", "certified", 30.0)
+    assert reply["estimator"] in ("nested", "joint")
+    assert reply["counts"]["selection"] == 100
+    assert reply["counts"]["votes"] < 5000
+
+
+@pytest.mark.parametrize("estimator", ["nested", "joint"])
+def test_the_estimator_that_is_asked_for_answers_and_the_statement_says_so(server: Running, estimator: str) -> None:
+    reply = answer(server, guarantee="distributional", attack_range=20, estimator=estimator)
+    assert (reply["estimator"], reply["covers_attack_range"]) == (estimator, True)
+    assert ("joint smoothed classifier" in reply["statement"]) == (estimator == "joint")
+    assert ("alpha_delta" in reply["alpha_shares"]) == (estimator == "nested")
+    assert (reply["counts"]["n_delta"] > 1) == (estimator == "nested")
+
+
+def test_a_smaller_wanted_radius_is_cheaper_and_must_lie_in_the_attack_range(server: Running) -> None:
+    asked = {"guarantee": "distributional", "attack_range": 30, "estimator": "nested"}
+    whole, part = answer(server, **asked), answer(server, **asked, wanted_radius=10)
+    assert part["wanted_radius"] == 10
+    assert part["radius"] >= 10
+    assert part["counts"]["votes"] < whole["counts"]["votes"]
+    response = server.certify(**asked, wanted_radius=31)
+    assert (response.status_code, response.json()["field"]) == (422, "wanted_radius")
 
 
 def test_heuristic_certificate(server: Running) -> None:
     """Every draw agrees, so p_lower = alpha^(1/n) (Clopper and Pearson for n of n)."""
-    reply = answer(server, guarantee="heuristic", n=200, n0=50, alpha=0.001, attack_range=30)
+    reply = answer(server, guarantee="heuristic", n=200, n0=50, alpha=0.001, attack_range=30, procedure="paper")
     assert (reply["label"], reply["class_name"], reply["abstained"], reply["reason"]) == (
         1,
         CLASSES[1],
@@ -68,7 +90,7 @@ def test_heuristic_certificate(server: Running) -> None:
 
 
 def test_distributional_certificate(server: Running) -> None:
-    reply = answer(server, guarantee="distributional", attack_range=20, n_delta=50)
+    reply = answer(server, guarantee="distributional", attack_range=20, n_delta=50, procedure="paper")
     assert (reply["radius"], reply["covers_attack_range"]) == (20.0, True)
     assert reply["error_bound"]["error_bound"] == 0.2
     assert (reply["error_bound"]["q_E"], reply["error_bound"]["confidence"]) == (0.99, 0.999)
@@ -80,7 +102,8 @@ def test_distributional_certificate(server: Running) -> None:
 
 @pytest.mark.parametrize("image_is", ["received", "reference"])
 def test_individual_certificate(server: Running, image_is: str) -> None:
-    reply = answer(server, guarantee="individual", attack_range=12, image_is=image_is, n_error=200)
+    more = {"n_error": 200, "procedure": "paper"}
+    reply = answer(server, guarantee="individual", attack_range=12, image_is=image_is, **more)
     assert reply["image_is"] == image_is
     shares = reply["alpha_shares"]
     assert math.isclose(shares["alpha_gamma"] + shares["alpha_E"], reply["alpha"])
@@ -89,6 +112,19 @@ def test_individual_certificate(server: Running, image_is: str) -> None:
     assert (reply["seconds"]["inverse"] > 0) == (image_is == "received")
     assert reply["label"] == 1
     assert 0 < reply["radius"] <= 12
+
+
+@pytest.mark.parametrize("image_is", ["received", "reference"])
+def test_individual_certificate_with_a_bound_for_each_draw(server: Running, image_is: str) -> None:
+    """B.3: neither a common E nor rho_E, and all of alpha for the outer test."""
+    reply = answer(server, guarantee="individual", attack_range=12, image_is=image_is)
+    assert (reply["label"], reply["estimator"], reply["covers_attack_range"]) == (1, "nested", True)
+    bound = reply["error_bound"]
+    assert (bound["per_draw"], bound["rho_E"]) == (True, 0.0)
+    assert bound["smallest"] <= bound["median"] == bound["error_bound"] <= bound["largest"]
+    assert bound["draws"] >= reply["counts"]["n"]
+    assert reply["alpha_shares"] == {"alpha_gamma": 0.01, "alpha_delta": 0.002}
+    assert reply["seconds"]["bound"] > 0
 
 
 def test_translation_certificate(server: Running) -> None:
@@ -105,7 +141,7 @@ def test_translation_certificate(server: Running) -> None:
 
 def test_l2_certificate(server: Running) -> None:
     """Cohen et al. 2019, Theorem 1: sigma Phi^-1(p_lower); nothing is cut at the attack range."""
-    reply = answer(server, transformation="l2", n=500, attack_range=0.1)
+    reply = answer(server, transformation="l2", n=500, attack_range=0.1, procedure="paper")
     assert (reply["guarantee"], reply["radius_unit"]) == ("individual", "intensity")
     assert math.isclose(reply["radius"], SIGMA_DELTA * norm.ppf(0.01 ** (1 / 500)), rel_tol=1e-6)
     assert (reply["sigma_gamma"], reply["sigma_delta"]) == (0.0, SIGMA_DELTA)
@@ -123,7 +159,7 @@ def test_abstention_is_an_answer(server: Running) -> None:
 
 def test_an_error_bound_that_asks_for_more_votes_is_an_abstention(server: Running) -> None:
     """Nine votes can pass at an error of 0 only; the bound is known with the image, so this is no refusal."""
-    reply = answer(server, guarantee="individual", attack_range=5, n_delta=9)
+    reply = answer(server, guarantee="individual", attack_range=5, n_delta=9, procedure="paper")
     assert reply["abstained"] is True
     assert reply["counts"]["votes"] == 0
     assert reply["required"]["n_delta"] > 9
@@ -151,8 +187,8 @@ def test_json_gives_the_same_answer_as_multipart(server: Running) -> None:
 
 def test_predict(server: Running) -> None:
     for fields, votes in (
-        ({}, 100 + 200 * 100),
-        ({"guarantee": "heuristic"}, 1000),
+        ({"procedure": "paper"}, 100 + 200 * 100),
+        ({"guarantee": "heuristic", "procedure": "paper"}, 1000),
         ({"transformation": "l2", "n": 80}, 80),
     ):
         reply = server.predict(**fields).json()
@@ -198,10 +234,25 @@ def test_bounds(server: Running) -> None:
     assert server.client.get("/v1/bounds", params={"model": "rgb"}).json() == {"bounds": []}
 
 
-def test_the_noise_is_not_the_same_twice(server: Running) -> None:
-    """At even odds, equal counts in five runs of 1000 votes would be a fixed seed (p < 1e-6)."""
-    passed = {answer(server, model="undecided", transformation="l2")["counts"]["passed"] for _ in range(5)}
-    assert len(passed) > 1
+def test_the_noise_belongs_to_the_request(server: Running) -> None:
+    """Sent again the answer is the same, so that nobody can try until it passes; other settings get other noise."""
+
+    def passed(**more: Any) -> int:
+        reply = answer(server, model="undecided", transformation="l2", procedure="paper", **more)
+        return int(reply["counts"]["passed"])
+
+    assert len({passed() for _ in range(3)}) == 1
+    assert len({passed(alpha=0.01 + 0.001 * k) for k in range(5)}) > 1
+
+
+def test_two_servers_have_different_noise(start: Start) -> None:
+    """The key's secret is drawn at start-up; at even odds, equal counts in 1000 votes have probability .02."""
+    found = []
+    for _ in range(3):
+        with start() as server:
+            reply = answer(server, model="undecided", transformation="l2", procedure="paper")
+            found.append(reply["counts"]["passed"])
+    assert len(set(found)) > 1
 
 
 def test_request_ids(server: Running) -> None:

@@ -138,7 +138,7 @@ UPLOADS: dict[str, tuple[Send, int, str]] = {
     "list for n": (as_json(n=[200]), 422, "invalid_field"),
     "text for n in JSON": (as_json(n="200"), 422, "invalid_field"),
     "fraction for n in JSON": (as_json(n=200.5), 422, "invalid_field"),
-    "more votes than allowed": (upload(GOOD, n="200", n_delta="1000000"), 422, "cannot_certify"),
+    "more votes than allowed": (upload(GOOD, n="200", n_delta="1000000", procedure="paper"), 422, "cannot_certify"),
     "more selection draws than allowed": (upload(GOOD, n0="9000000"), 422, "cannot_certify"),
     # the body
     "not JSON": (raw(b"{"), 400, "malformed_body"),
@@ -258,10 +258,17 @@ def test_too_few_draws_name_the_number_that_would_do(small: Running) -> None:
 
 
 def test_too_few_inner_draws_name_the_number_that_would_do(small: Running) -> None:
-    problem = check(small, small.certify(n_delta=2, guarantee="distributional"), 422, "cannot_certify")
-    enough = int(problem["required"]["n_delta"])
-    check(small, small.certify(n_delta=enough - 1, guarantee="distributional"), 422, "cannot_certify")
-    assert small.certify(n_delta=enough, guarantee="distributional").status_code == 200
+    for more in ({"procedure": "paper"}, {"estimator": "nested"}):
+        asked = {"guarantee": "distributional", **more}
+        problem = check(small, small.certify(n_delta=2, **asked), 422, "cannot_certify")
+        enough = int(problem["required"]["n_delta"])
+        check(small, small.certify(n_delta=enough - 1, **asked), 422, "cannot_certify")
+        assert small.certify(n_delta=enough, **asked).status_code == 200
+
+
+def test_the_papers_procedure_has_no_joint_estimator(small: Running) -> None:
+    problem = check(small, small.certify(procedure="paper", estimator="joint"), 422, "cannot_certify")
+    assert problem["field"] == "estimator"
 
 
 @pytest.mark.parametrize("alpha", ["5e-324", "1e-300", "1e-12", "0.9999999999999999"])
