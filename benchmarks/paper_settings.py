@@ -37,7 +37,7 @@ def main(words: list[str]) -> int:
         evaluation = argparse.ArgumentParser()
         evaluate.add_arguments(evaluation)
         out = str(RESULTS / f"{name}.json")
-        common = [card, "--data", chosen.data, "--images", chosen.images, "--n", "200", "--out", out]
+        common = [card, "--data", chosen.data, "--images", chosen.images, "--out", out]
         status = evaluate.run(evaluation.parse_args(common + options))
         if status:
             return status

@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from certification import __version__
-from models.evaluate import commit
+from models.records import commit
 from service.demo import GUARANTEES, SAMPLES, running_service
 
 OUT = Path(__file__).resolve().parent / "results" / "ten-digits-curl.json"

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import time
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from tqdm import tqdm
 
 from certification import __version__
 from certification.outcome import Certified
 from certification.plan import CertificationPlan
 from certification.procedures import certify, predict
-from certification.vocabulary import AttackRange, Guarantee, ImageIs, Transformation
+from certification.vocabulary import AttackRange, Estimator, Guarantee, ImageIs, Procedure, Transformation
 from gpu.error_bound import BoundSettings
 from gpu.targets import select_device
 from gpu.warp import round8, transform_image
@@ -34,7 +31,9 @@ from gpu.warp import round8, transform_image
 from .card import read_card
 from .data import load_mnist
 from .error_bounds import ImageErrorBounds
+from .records import collect_rows, record_of
 from .registry import LoadedModel, load_model
+from .report import evaluation_table, plot_evaluation
 from .votes import BaseClassifierVotes
 
 
@@ -69,7 +68,8 @@ def evaluate_image(
     outcome = certify(plan, votes, bounds)
     row: dict[str, Any] = {
         "label": None, "predicted": None, "radius": None, "covers": False,
-        "votes": outcome.counts.votes, "p_lower": outcome.p_lower,
+        "votes": outcome.counts.votes, "n": outcome.counts.n, "passed": outcome.counts.passed,
+        "estimator": outcome.estimator, "stopped_by": outcome.stopped_by, "p_lower": outcome.p_lower,
         "error_bound": outcome.error_bound and outcome.error_bound.error_bound,
         "seconds": round(time.perf_counter() - start, 3), "reason": getattr(outcome, "reason", None),
     }  # fmt: skip
@@ -97,8 +97,8 @@ def summarise(rows: list[dict[str, Any]], radii: list[float]) -> dict[str, Any]:
     }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``surety evaluate``."""
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """What both commands take."""
     parser.add_argument("card", type=Path, help="path of a card.toml")
     parser.add_argument("--data", type=Path, required=True, help="root of MNIST in torchvision's layout")
     parser.add_argument("--guarantee", choices=[str(g) for g in Guarantee], required=True)
@@ -106,97 +106,113 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attack-range", type=float, required=True, help="half-width, degrees or pixels")
     parser.add_argument("--attack", type=int, default=0, help="worst-of-k attack with this k; 0: clean images")
     parser.add_argument("--images", type=int, default=100, help="first images of the test set")
-    parser.add_argument("--n", type=int, default=200)
-    parser.add_argument("--n-delta", type=int)
-    parser.add_argument("--max-votes", type=int, default=2_000_000)
-    parser.add_argument("--radii", type=float, nargs="*", default=[0.0, 10.0, 20.0, 30.0])
+    parser.add_argument("--max-votes", type=int, default=2_000_000, help="base-classifier evaluations an image")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the results; a stopped run goes on")
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``surety evaluate``."""
+    add_common_arguments(parser)
+    parser.add_argument("--procedure", choices=[str(p) for p in Procedure], default="sequential")
+    parser.add_argument("--estimator", choices=[str(e) for e in Estimator], default="auto")
+    parser.add_argument("--n", type=int, help="estimation draws (sequential: at most)")
+    parser.add_argument("--n-delta", type=int, help="votes at each draw (sequential: at most)")
+    parser.add_argument("--radii", type=float, nargs="*", default=[0.0, 10.0, 20.0, 30.0])
+
+
+class Evaluation:
+    """The images of a run, attacked or clean, and what is done with each."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.device = select_device(arguments.device)
+        self.model = model = load_model(read_card(arguments.card), self.device)
+        transformation, guarantee = Transformation(model.card.noise.transformation), Guarantee(arguments.guarantee)
+        stored = model.calibration_for(transformation, arguments.attack_range)
+        self.plan = CertificationPlan(
+            transformation=transformation,
+            guarantee=guarantee,
+            attack_range=AttackRange(transformation, arguments.attack_range),
+            sigma_gamma=model.card.noise.sigma_gamma,
+            sigma_delta=model.card.noise.sigma_delta,
+            image_is=ImageIs(arguments.image_is),
+            bound_for_all=model.bound_for_all,
+            max_votes=arguments.max_votes,
+            calibration=stored if guarantee is Guarantee.DISTRIBUTIONAL else None,
+        )
+        self._images, self._labels = load_mnist(arguments.data, train=False)
+
+    def truth(self, index: int) -> int:
+        """The label in the data set."""
+        return int(self._labels[index])
+
+    def image(self, index: int) -> NDArray[np.float32]:
+        """[H, W, C] in [0, 1]."""
+        image, arguments = self._images[index], self.arguments
+        if not arguments.attack:
+            return np.asarray(image)
+        generator = np.random.default_rng([arguments.seed, index])
+        return worst_of_k(self.model, image, self.truth(index), self.plan.attack_range, arguments.attack, generator)
+
+    def row(self, index: int, image: NDArray[np.float32], plan: CertificationPlan) -> dict[str, Any]:
+        """One image's result."""
+        seed = self.arguments.seed * 1_000_003 + index
+        return evaluate_image(self.model, image, plan, BoundSettings(), seed, self.device)
+
+    def collect(self, row_of: Callable[[int], dict[str, Any]], *settings: object) -> list[dict[str, Any]]:
+        """All rows; those of an interrupted run of the same settings are taken over."""
+        a = self.arguments
+        common = (a.guarantee, a.image_is, a.attack_range, a.attack, a.max_votes, a.seed)
+        task = json.dumps([self.model.digest, *common, *settings, __version__])
+        return collect_rows(a.out.with_suffix(".rows"), task, a.images, row_of)
+
+    def write(self, name: str, rows: list[dict[str, Any]], summary: dict[str, Any], table: str) -> None:
+        """JSON with every row, and a table in Markdown beside it."""
+        a = self.arguments
+        result = {
+            "command": _command(name, a),
+            **record_of(self.device),
+            "model": self.model.card.id,
+            "model_digest": self.model.digest,
+            "calibration": None if self.plan.calibration is None else asdict(self.plan.calibration),
+            "summary": summary,
+            "rows": rows,
+        }
+        a.out.write_text(json.dumps(result, indent=1, default=str) + "\n")
+        a.out.with_suffix(".md").write_text(f"# {a.out.stem}\n\n`{result['command']}`\n\n{table}")
+        a.out.with_suffix(".rows").unlink()
+        print(table)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """``surety evaluate``: certify images one by one, keep every row, write the summary at the end."""
-    device = select_device(arguments.device)
-    model = load_model(read_card(arguments.card), device)
-    transformation = Transformation(model.card.noise.transformation)
-    guarantee = Guarantee(arguments.guarantee)
-    stored = model.calibration_for(transformation, arguments.attack_range)
-    plan = CertificationPlan(
-        transformation=transformation,
-        guarantee=guarantee,
-        attack_range=AttackRange(transformation, arguments.attack_range),
-        sigma_gamma=model.card.noise.sigma_gamma,
-        sigma_delta=model.card.noise.sigma_delta,
-        image_is=ImageIs(arguments.image_is),
-        bound_for_all=model.bound_for_all,
+    work = Evaluation(arguments)
+    plan = replace(
+        work.plan,
         n=arguments.n,
         n_delta=arguments.n_delta,
-        max_votes=arguments.max_votes,
-        calibration=stored if guarantee is Guarantee.DISTRIBUTIONAL else None,
+        procedure=Procedure(arguments.procedure),
+        estimator=Estimator(arguments.estimator),
     )
-    images, labels = load_mnist(arguments.data, train=False)
-    out: Path = arguments.out
-    rows_file = out.with_suffix(".rows")
-    task = json.dumps([model.digest, arguments.guarantee, arguments.image_is, arguments.attack_range,
-                       arguments.attack, arguments.n, arguments.n_delta, arguments.max_votes, arguments.seed,
-                       __version__])  # fmt: skip
-    rows = _stored_rows(rows_file, task)
-    if not rows:
-        rows_file.parent.mkdir(parents=True, exist_ok=True)
-        rows_file.write_text(task + "\n")
-    with tqdm(total=arguments.images, initial=len(rows), desc=str(out.stem), mininterval=2.0) as progress:
-        for index in range(len(rows), arguments.images):
-            image, truth = images[index], int(labels[index])
-            if arguments.attack:
-                generator = np.random.default_rng([arguments.seed, index])
-                image = worst_of_k(model, image, truth, plan.attack_range, arguments.attack, generator)
-            row = evaluate_image(model, image, plan, BoundSettings(), arguments.seed * 1_000_003 + index, device)
-            rows.append({"index": index, "truth": truth, **row})
-            with rows_file.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            progress.update()
-    result = {
-        "command": _command(arguments),
-        "date": datetime.now(UTC).date().isoformat(),
-        "version": __version__,
-        "commit": commit(),
-        "machine": {"processor": platform.machine(), "cores": torch.get_num_threads(), "device": device},
-        "model": model.card.id,
-        "model_digest": model.digest,
-        "calibration": None if plan.calibration is None else asdict(plan.calibration),
-        "summary": summarise(rows, arguments.radii),
-        "rows": rows,
-    }
-    out.write_text(json.dumps(result, indent=1, default=str) + "\n")
-    rows_file.unlink()
-    print(json.dumps(result["summary"], indent=2))
+
+    def row_of(index: int) -> dict[str, Any]:
+        return {"index": index, "truth": work.truth(index), **work.row(index, work.image(index), plan)}
+
+    rows = work.collect(row_of, plan.n, plan.n_delta, plan.procedure, plan.estimator)
+    summary = summarise(rows, arguments.radii)
+    table = evaluation_table(plan, summary, arguments.attack)
+    work.write("evaluate", rows, summary, table)
+    plot_evaluation(rows, plan, arguments.attack, arguments.out)
     return 0
 
 
-def _stored_rows(rows_file: Path, task: str) -> list[dict[str, Any]]:
-    """Rows of this very task; a half-written last line is cut off."""
-    lines = rows_file.read_text().split("\n")[:-1] if rows_file.is_file() else []
-    if lines[:1] != [task]:
-        return []
-    rows_file.write_text("".join(line + "\n" for line in lines))
-    return [json.loads(line) for line in lines[1:]]
-
-
-def commit() -> str | None:
-    """The commit that runs, with "+" if files were changed since; None outside a repository."""
-    words = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
-    try:
-        return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _command(arguments: argparse.Namespace) -> str:
+def _command(name: str, arguments: argparse.Namespace) -> str:
     """The command that makes this result; the user's paths are left out of the record."""
-    words = ["surety evaluate", f"models/zoo/{arguments.card.parent.name}/card.toml", "--data DATA"]
-    for name, value in vars(arguments).items():
-        if name not in ("card", "data", "out", "command", "run") and value is not None:
+    words = [f"surety {name}", f"models/zoo/{arguments.card.parent.name}/card.toml", "--data DATA"]
+    for option, value in vars(arguments).items():
+        if option not in ("card", "data", "out", "command", "run") and value is not None:
             shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            words.append(f"--{name.replace('_', '-')} {shown}")
+            words.append(f"--{option.replace('_', '-')} {shown}")
     return " ".join([*words, f"--out {arguments.out.name}"])

@@ -128,8 +128,6 @@ def translation_plan(half_width: float = 1.0, **more: object) -> CertificationPl
         "n": 200,
         "sigma_gamma": 1.5,
         "sigma_delta": 0.3,
-        "procedure": Procedure.PAPER,
-        "n": 200,
         "attack_range": AttackRange(Transformation.TRANSLATION, half_width),
     }
     return CertificationPlan(

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from certification.plan import CertificationPlan
-from certification.vocabulary import AttackRange, Guarantee, Transformation
+from certification.vocabulary import AttackRange, Guarantee, Procedure, Transformation
 from gpu.error_bound import BoundSettings
 from gpu.warp import round8, transform_image
-from models import evaluate
+from models import compare, evaluate
 from models.card import read_card
 from models.registry import load_model
 from tests.models.conftest import write_model
@@ -62,7 +62,8 @@ def test_a_summary_counts_wrong_answers_and_abstentions_as_failures():
 def arguments(tmp_path, root, *words):
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
-    shown = [SHIPPED, "--data", root, "--guarantee", "heuristic", "--attack-range", 10, "--images", 3, *words]
+    shown = [SHIPPED, "--data", root, "--guarantee", "heuristic", "--attack-range", 10, "--images", 3]
+    shown += ["--procedure", "paper", "--n", 200, *words]
     return parser.parse_args([*map(str, shown), "--out", str(tmp_path / "result.json")])
 
 
@@ -96,7 +97,13 @@ def test_a_stopped_evaluation_goes_on_and_ends_as_an_unbroken_one(tmp_path, seen
     assert again["rows"] == whole["rows"]
     assert [one["votes"] for one in whole["rows"]] == [300, 300, 300]
     assert str(tmp_path) not in whole["command"]
-    assert "certified_accuracy" in capsys.readouterr().out
+    table = (tmp_path / "result.md").read_text()
+    assert str(tmp_path) not in table
+    assert "| certified right, radius >= 10 degrees |" in table
+    assert "certified right" in capsys.readouterr().out
+    with Image.open(tmp_path / "result.png") as plots:
+        assert plots.size[0] > 1000
+    assert not (tmp_path / "result.rows").exists()
 
 
 def test_rows_of_other_settings_are_not_reused(tmp_path, seen):
@@ -114,9 +121,39 @@ def test_an_abstention_is_right_where_predict_is(tmp_path):
     plan = CertificationPlan(
         transformation=Transformation.ROTATION, guarantee=Guarantee.INDIVIDUAL, n_pilot=2, n_error=60,
         attack_range=AttackRange(Transformation.ROTATION, 10.0), sigma_gamma=30.0, sigma_delta=0.18,
+        procedure=Procedure.PAPER, n=200,
     )  # fmt: skip
     coarse = BoundSettings(cell_width=10.0, refinements=0)
     row = evaluate.evaluate_image(model, image, plan, coarse, 1, "cpu")
     assert row["label"] is None
     assert row["radius"] is None
     assert row["predicted"] == 7
+
+
+def test_a_comparison_runs_both_procedures_on_the_same_images(tmp_path, capsys):
+    root = write_made_digits(tmp_path / "data", train=1, test=3)
+    parser = argparse.ArgumentParser()
+    compare.add_arguments(parser)
+    words = [SHIPPED, "--data", root, "--guarantee", "heuristic", "--attack-range", 10, "--images", 3]
+    words += ["--n", 3000, "--out", tmp_path / "both.json"]
+    assert compare.run(parser.parse_args([*map(str, words)])) == 0
+    result = json.loads((tmp_path / "both.json").read_text())
+    assert [row["paper"]["votes"] for row in result["rows"]] == [3100] * 3
+    summary = result["summary"]
+    assert summary["votes_ratio"] > 1.0
+    assert 0.0 <= summary["radius_at_least_as_large"] <= 1.0
+    assert "| votes |" in capsys.readouterr().out
+    assert "| votes |" in (tmp_path / "both.md").read_text()
+
+
+def test_a_comparison_divides_image_by_image():
+    """By hand: votes 100/10 and 100/50, seconds 4/1 and 4/4; the second image of ours has a smaller radius."""
+    paper = {"votes": 100, "seconds": 4.0, "radius": 2.0}
+    rows = [
+        {"paper": paper, "sequential": {"votes": 10, "seconds": 1.0, "radius": 2.0}},
+        {"paper": paper, "sequential": {"votes": 50, "seconds": 4.0, "radius": None}},
+    ]
+    found = compare.summarise(rows)
+    assert (found["votes_ratio"], found["seconds_ratio"]) == (6.0, 2.5)
+    assert (found["paper_votes"], found["sequential_votes"]) == (100.0, 30.0)
+    assert found["radius_at_least_as_large"] == 0.5

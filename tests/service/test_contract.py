@@ -20,8 +20,8 @@ PREDICT = {
     "procedure", "estimator", "stopped_by", "sigma_gamma", "sigma_delta", "model", "model_digest", "version", "seconds",
 }  # fmt: skip
 CERTIFY = PREDICT | {
-    "required", "radius", "radius_unit", "attack_range", "wanted_radius", "covers_attack_range", "image_is", "statement",
-    "alpha_shares", "p_lower", "error_bound",
+    "required", "radius", "radius_unit", "attack_range", "wanted_radius", "covers_attack_range", "image_is",
+    "statement", "alpha_shares", "p_lower", "error_bound",
 }  # fmt: skip
 BLACK = np.zeros((SIDE, SIDE), dtype=np.uint8)
 
