@@ -81,6 +81,8 @@ class CertificationPlan(Effort):
         The stored bound (distributional).
     operator_norm : float
         Upper bound of the preprocessing's spectral norm, > 0 (l2).
+    lattice_loss, total_variation : float
+        What the lattice of the noise takes from a radius, intensity, and from p_lower (l2; D.6).
 
     Raises
     ------
@@ -102,6 +104,8 @@ class CertificationPlan(Effort):
     bound_for_all: bool = False
     calibration: Calibration | None = None
     operator_norm: float = 1.0
+    lattice_loss: float = 0.0
+    total_variation: float = 0.0
 
     def __post_init__(self) -> None:
         self.check_numbers()
@@ -182,7 +186,13 @@ class CertificationPlan(Effort):
         ``error_bound`` is E of the joint estimator; nested tests have it in their thresholds.
         """
         if self.transformation is Transformation.L2:
-            return radius_l2(p_lower, self.sigma_delta, self.operator_norm)
+            return radius_l2(
+                p_lower,
+                self.sigma_delta,
+                self.operator_norm,
+                lattice_loss=self.lattice_loss,
+                total_variation=self.total_variation,
+            )
         if self.guarantee is Guarantee.HEURISTIC:
             return radius_heuristic(p_lower, self.sigma_gamma)
         if estimator is Estimator.JOINT:

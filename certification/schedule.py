@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .effort import Goal
-from .sequential import LARGEST_N, accepts, lower_bound, rejects, smallest_accepting_counts, votes_to_accept
+from .sequential import LARGEST_N, accepts, lower_bounds, rejects, smallest_accepting_counts, votes_to_accept
 from .vocabulary import StatisticsError, StoppedBy
 
 ROUND_VOTES = 256
 """Rounds are filled up to a multiple of it with votes of the next draws in line."""
 FUTILITY = 1e-3
 """Level of the tests that give up. It affects how often a run ends without a certificate, never its validity."""
-EVERY_LOOK, LOOKS = 200, 200
+EVERY_LOOK, LOOKS = 64, 64
 """The outer test looks after each of the first draws, then at so many lengths, spaced geometrically."""
 ROOM, LEAST_N_DELTA = 8, 1000
 NEVER = 2**40
@@ -66,7 +66,7 @@ class NestedTest:
         dense, sparse = np.arange(1, EVERY_LOOK + 1), np.geomspace(EVERY_LOOK, max(draws, EVERY_LOOK), LOOKS)
         looks = np.unique(np.concatenate([dense, sparse.astype(np.int64), [draws]]))
         self._looks = looks[looks <= draws]
-        self._needed = {p0: smallest_accepting_counts(self._looks, p0, alpha) for p0 in {goal.wanted, goal.floor}}
+        self._needed = smallest_accepting_counts(self._looks, goal.wanted, alpha)
         self._tau = np.empty(0)
         none = np.empty(0, dtype=np.int64)
         self._successes = self._votes = self._missing = self._least = self._most = none
@@ -143,15 +143,13 @@ class NestedTest:
     def result(self) -> tuple[int, int, float]:
         """Draws read, how many of them passed, and the lower bound on P(pass): the best of all prefixes."""
         known = self._known
-        passed = np.cumsum(self._passed)[self._looks[:known] - 1] if known else np.empty(0, dtype=np.int64)
-        best = (0, 0, 0.0)
-        for n, k in zip(self._looks[:known].tolist(), passed.tolist(), strict=True):
-            # where even the best so far is not exceeded, the bound need not be found
-            if k and (best[2] == 0.0 or accepts(k, n, best[2], self._alpha)):
-                best = max(best, (n, k, lower_bound(k, n, self._alpha)), key=lambda found: found[2])
-        if self.stopped_by is StoppedBy.CERTIFIED:
-            return best[0], best[1], max(best[2], self._goal)
-        return best if best[1] else (self.drawn, int(self._passed.sum()), 0.0)
+        passed = self._at_looks(self._passed)[:known]
+        if not np.any(passed):
+            return self.drawn, int(self._passed.sum()), 0.0
+        bounds = lower_bounds(passed, self._looks[:known], self._alpha)
+        best = int(np.argmax(bounds))
+        n, k, p_lower = int(self._looks[best]), int(passed[best]), float(bounds[best])
+        return n, k, max(p_lower, self._goal) if self.stopped_by is StoppedBy.CERTIFIED else p_lower
 
     @property
     def _passed(self) -> NDArray[np.bool_]:
@@ -173,15 +171,15 @@ class NestedTest:
 
     def _is_shown(self) -> bool:
         known = self._known
-        return bool(np.any(self._at_looks(self._passed)[:known] >= self._needed[self._goal][:known]))
+        return bool(np.any(self._at_looks(self._passed)[:known] >= self._needed[:known]))
 
     def _is_hopeless(self, p0: float) -> bool:
         """Whether not even all open and future draws passing would show ``p0``, or they evidently will not."""
-        future = np.maximum(self._looks - self.drawn, 0)
-        best = self._at_looks(self._passed | self._open) + future
-        known = self._known
-        if not np.any(best >= self._needed[p0]):
+        best = self._at_looks(self._passed | self._open)
+        # with all further draws passing M only grows: the last prefix decides
+        if not accepts(best[-1] + self._draws - self.drawn, self._draws, p0, self._alpha):
             return True
+        known = self._known
         return bool(np.any(rejects(best[:known], self._looks[:known], p0, FUTILITY)))
 
     def _give_up_goal(self, why: StoppedBy) -> Round | None:
@@ -209,7 +207,7 @@ class NestedTest:
         price[: self.drawn] = np.where(self._open, self._missing, NEVER)
         price[self.drawn :] = np.resize(np.where(self._least > 0, self._least, NEVER), ahead - self.drawn)
         payable = np.concatenate([[0], np.cumsum(price < NEVER)])[self._looks[:looks]]
-        missing = (self._needed[self._goal] - self._at_looks(self._passed))[:looks]
+        missing = (self._needed - self._at_looks(self._passed))[:looks]
         feasible = np.flatnonzero(missing <= payable)
         if len(feasible) == 0:
             return (feasible, 0) if self.drawn < self._draws else self._everything()

@@ -12,6 +12,7 @@ after every vote, and stop at the first success, which a fixed-n bound does not 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -93,6 +94,7 @@ def votes_to_accept(
     return np.where(possible, high, -1)
 
 
+@lru_cache(maxsize=4096)
 def smallest_accepting_n(p0: float, alpha: float) -> int | None:
     """The fewest votes that can accept, all of them successes; None if 1e7 cannot."""
     if not 0.0 < p0 < 1.0:
@@ -111,19 +113,34 @@ def smallest_accepting_counts(trials: NDArray[np.int64], p0: float, alpha: float
     return high
 
 
-def lower_bound(successes: int, trials: int, alpha: float) -> float:
+def lower_bounds(successes: ArrayLike, trials: ArrayLike, alpha: float) -> NDArray[np.float64]:
     """``inf { p0 : M(p0) < 1 / alpha }``, rounded down; the running maximum over time is a confidence sequence.
 
-    With probability at least ``1 - alpha`` no value it ever takes exceeds p.
+    With probability at least ``1 - alpha`` no value that it ever takes exceeds p.
+
+    Parameters
+    ----------
+    successes, trials : array_like of int
+        As for :func:`log_wealth`; broadcast.
+    alpha : float
+        In (0, 1).
     """
     _check_level(alpha)
     level = min(alpha, LARGEST_ALPHA)
-    if successes == 0:
-        return 0.0
-    low, high = 0.0, successes / trials
-    while low < (middle := 0.5 * (low + high)) < high:
-        low, high = (middle, high) if accepts(successes, trials, middle, level) else (low, middle)
-    return low
+    k, n = np.broadcast_arrays(np.asarray(successes), np.asarray(trials))
+    low, high = np.zeros(k.shape), k / np.maximum(n, 1)
+    while True:
+        middle = 0.5 * (low + high)
+        is_open = (low < middle) & (middle < high)
+        if not is_open.any():
+            return low
+        passes = accepts(k, n, np.where(is_open, middle, 0.5), level)
+        low, high = np.where(is_open & passes, middle, low), np.where(is_open & ~passes, middle, high)
+
+
+def lower_bound(successes: int, trials: int, alpha: float) -> float:
+    """One value of :func:`lower_bounds`."""
+    return float(lower_bounds(successes, trials, alpha))
 
 
 def _check_level(alpha: float) -> None:

@@ -137,6 +137,8 @@ def warm_up(device: str, interpolations: Collection[str] = ("bilinear", "gaussia
     """
     # The rooms above import this one.
     from .error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
+    from .kernels import lattice, noise
+    from .lattice import LatticeNoise
     from .preprocess import Preprocessing
     from .warp import transform_image, warp_batch
 
@@ -154,3 +156,7 @@ def warm_up(device: str, interpolations: Collection[str] = ("bilinear", "gaussia
             warp_batch(image[None], parameters, transformation, operator, device=device, out=out)
             for bound in (individual_error_bounds, forward_error_bounds):
                 bound(image, parameters, transformation, 1.0, operator, settings, device=device)
+    batch = np.zeros((1, 1, 6, 6), dtype=np.float32)
+    buffer = cuda.to_device(batch) if device == "cuda" else batch
+    noise.launch(0, [0], [0], 1.0, buffer, device)
+    lattice.launch(np.zeros((1, 6, 6), dtype=np.int32), LatticeNoise.of(1.0), 0, [0], [0], buffer, device)

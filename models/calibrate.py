@@ -180,9 +180,7 @@ def calibrate(
     )
 
 
-def _read_state(
-    state: Path, task: Task, error_bound: float | None
-) -> tuple[float, list[tuple[float, bool]]] | None:
+def _read_state(state: Path, task: Task, error_bound: float | None) -> tuple[float, list[tuple[float, bool]]] | None:
     """The stored E and results of this very task, or None; a half-written last line is cut off."""
     if not state.is_file():
         return None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpu.lattice import LARGEST_SIGMA, LEAST_SIGMA
 from gpu.preprocess import Preprocessing, PreprocessingError
 
 HEX_DIGITS = frozenset("0123456789abcdef")
@@ -80,9 +81,9 @@ class ModelCard:
 
     @property
     def transformations(self) -> tuple[str, ...]:
-        """What can be certified with this model's noise."""
+        """What can be certified with this model's noise; l2 needs one that the lattice has (``gpu.lattice``)."""
         named = () if self.noise.transformation == "none" else (self.noise.transformation,)
-        return (*named, "l2") if self.noise.sigma_delta > 0.0 else named
+        return (*named, "l2") if LEAST_SIGMA <= self.noise.sigma_delta <= LARGEST_SIGMA else named
 
 
 class _Table:

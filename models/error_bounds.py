@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from certification.vocabulary import AttackRange, ImageIs, Transformation
 from gpu.cover import translation_draw_errors
 from gpu.error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
 from gpu.preprocess import Operator
+from gpu.total_error import TotalErrors
 
 from .registry import LoadedModel
 
@@ -61,6 +63,22 @@ class ImageErrorBounds:
                     parts.append(translation_draw_errors(self.image, part, half_width, operator))
             return np.concatenate(parts)
         return self._bounds(parameters)
+
+    def total_error_bounds(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """For a reference image, bounds [n] at total parameters t = beta + gamma: [n] degrees, or [n, 2] pixels.
+
+        ``bound >= max over gamma of |P T_(t-gamma) round8(T_gamma x) - P T_t x|_2`` (docs/guarantees.md, B.3).
+        """
+        if self.image_is is not ImageIs.REFERENCE:
+            raise ValueError("the error at a total parameter can only be bounded for a reference image")
+        return self._total_errors.bounds(totals, stage=self.stage)
+
+    @cached_property
+    def _total_errors(self) -> TotalErrors:
+        attacked = self.attack_range
+        return TotalErrors(
+            self.image, str(attacked.transformation), attacked.half_width, self.model.operator, self.settings
+        )
 
     def bound_for_all(self) -> float:
         """The bound at every parameter, for a model with Gaussian interpolation (``gpu.residual``)."""

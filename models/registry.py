@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,7 +16,9 @@ from torch import nn
 
 from certification.calibration import Calibration
 from certification.vocabulary import CalibrationError, Transformation
+from gpu.lattice import LatticeNoise, lattice_loss
 from gpu.preprocess import AnyOperator, GaussianOperator
+from gpu.warp import PIXEL_SLACK
 
 from .architectures import ArchitectureError, Normalised, build
 from .card import CardError, ModelCard, file_digest, find_cards, read_card
@@ -43,6 +46,18 @@ class LoadedModel:
     def bound_for_all(self) -> bool:
         """Whether one error bound of an image holds for every drawn parameter: with Gaussian interpolation."""
         return isinstance(self.operator, GaussianOperator)
+
+    @cached_property
+    def lattice_noise(self) -> LatticeNoise:
+        """The pixel noise of l2 certificates."""
+        return LatticeNoise.of(self.card.noise.sigma_delta)
+
+    @property
+    def lattice_losses(self) -> tuple[float, float]:
+        """What the lattice takes from an l2 certificate: ``lattice_loss`` and ``total_variation`` (D.6)."""
+        rows, columns = self.operator.output_shape
+        numbers = self.card.input.channels * rows * columns
+        return lattice_loss(numbers, PIXEL_SLACK), numbers * self.lattice_noise.total_variation
 
     def calibration_for(self, transformation: str, half_width: float) -> Calibration | None:
         """The stored bound with the smallest range that covers ``half_width``; else the widest one, or None."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from certification.vocabulary import Transformation
-from gpu.kernels import noise
+from gpu.kernels import lattice, noise
+from gpu.lattice import to_lattice
 from gpu.warp import warp_batch
 
 from .registry import LoadedModel
@@ -136,25 +139,42 @@ class BaseClassifierVotes:
             owners = np.searchsorted(ends, row, side="right")
             votes = first_votes[owners] + row - (ends - counts)[owners]
             distinct, places = np.unique(owners, return_inverse=True)
-            batch = self._batch(self._parameters[draws[distinct]], places)
-            if pixel_noise:
-                sigma = self.model.card.noise.sigma_delta
-                target = batch[: len(row)].numpy() if self.device == "cpu" else batch[: len(row)]
-                noise.launch(self._noise_key, draws[owners], votes, sigma, target, self.device)
+            batch = torch.zeros((self.batch_size, *self._shape), device=self.device)
+            filled = batch[: len(row)]
+            if self.transformation is Transformation.L2:
+                self._fill_lattice(filled, draws[owners], votes)
+            else:
+                filled[:] = self._warped(self._parameters[draws[distinct]])[torch.from_numpy(places).to(self.device)]
+                if pixel_noise:
+                    sigma = self.model.card.noise.sigma_delta
+                    noise.launch(self._noise_key, draws[owners], votes, sigma, self._buffer(filled), self.device)
             yield self._classify(batch, len(row)), torch.from_numpy(owners).to(self.device)
 
-    def _batch(self, parameters: NDArray[np.float64], places: NDArray[np.int64]) -> Tensor:
-        """A full batch [batch_size, C, h, w]: ``P T_beta x`` at ``parameters[places]``, then zeros."""
-        operator = self.model.operator
-        kind = "translation" if self.transformation is Transformation.L2 else str(self.transformation)
-        shape = (self.image.shape[2], *operator.output_shape)
-        warped = torch.empty((len(parameters), *shape), dtype=torch.float32, device=self.device)
-        target = warped.numpy() if self.device == "cpu" else warped
+    def _warped(self, parameters: NDArray[np.float64]) -> Tensor:
+        """``P T_beta x`` [N, C, h, w] on the device."""
+        warped = torch.empty((len(parameters), *self._shape), dtype=torch.float32, device=self.device)
         at = parameters[:, 0] if self.transformation is Transformation.ROTATION else parameters
-        warp_batch(self.image[None], at, kind, operator, device=self.device, out=target)
-        batch = torch.zeros((self.batch_size, *shape), device=self.device)
-        batch[: len(places)] = warped[torch.from_numpy(places).to(self.device)]
-        return batch
+        kind, operator = str(self.transformation), self.model.operator
+        warp_batch(self.image[None], at, kind, operator, device=self.device, out=self._buffer(warped))
+        return warped
+
+    def _fill_lattice(self, batch: Tensor, draws: NDArray[np.int64], votes: NDArray[np.int64]) -> None:
+        """``P x`` and pixel noise on the lattice, for l2 (docs/guarantees.md, D.6)."""
+        integers, source = self._on_lattice, self.model.lattice_noise
+        lattice.launch(integers, source, self._noise_key, draws, votes, self._buffer(batch), self.device)
+
+    @cached_property
+    def _on_lattice(self) -> NDArray[np.int32]:
+        return to_lattice(self.model.operator.apply(self.image[None])[0])
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """[C, h, w] of what the network sees."""
+        return (self.image.shape[2], *self.model.operator.output_shape)
+
+    def _buffer(self, tensor: Tensor) -> Any:
+        """What a kernel can write to."""
+        return tensor.numpy() if self.device == "cpu" else tensor
 
     @torch.inference_mode()
     def _classify(self, batch: Tensor, count: int) -> Tensor:

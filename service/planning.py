@@ -54,6 +54,9 @@ class Planner:
         if fields.n_error is not None:
             effort["n_error"] = fields.n_error
 
+        is_l2 = transformation is Transformation.L2
+        loss, variation = model.lattice_losses if is_l2 else (0.0, 0.0)
+
         def planned(half_width: float) -> CertificationPlan:
             stored = _calibration(model, transformation, half_width) if guarantee is Guarantee.DISTRIBUTIONAL else None
             return CertificationPlan(
@@ -64,6 +67,8 @@ class Planner:
                 bound_for_all=model.bound_for_all,
                 calibration=stored,
                 operator_norm=model.operator.norm_bound,
+                lattice_loss=loss,
+                total_variation=variation,
             )
 
         try:
