@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -19,8 +20,17 @@ from gpu.warp import warp_batch
 
 from .registry import LoadedModel
 
-BATCH_SIZE = {"cpu": 256, "cuda": 4096}
+BATCH_NUMBERS = {"cpu": 2**20, "cuda": 2**24}
+"""Numbers in the images of a batch, about: what a network makes of them is some ten times as large."""
+BATCH_SIZES = {"cpu": (8, 256), "cuda": (32, 4096)}
 PARAMETER_BLOCK = 256
+
+
+def default_batch_size(device: str, numbers: int) -> int:
+    """Images of so many numbers in one forward pass: a power of two, fixed for a model and a device."""
+    least, most = BATCH_SIZES[device]
+    fitting = max(BATCH_NUMBERS[device] // numbers, 1)
+    return min(max(1 << (fitting.bit_length() - 1), least), most)
 
 
 def nothing() -> None:
@@ -45,7 +55,7 @@ class BaseClassifierVotes:
         What the noise follows from: unforeseeable in service, fixed in tests.
     device : {"cpu", "cuda"}
     batch_size : int, optional
-        Images in one forward pass; bounds the memory.
+        Images in one forward pass, which bounds the memory; by default fewer of larger ones.
     check : callable
         Called before every batch; may raise to stop the work.
 
@@ -79,7 +89,7 @@ class BaseClassifierVotes:
         if transformation not in card.transformations:
             raise ValueError(f"{card.id} has noise for {card.transformations}, not for {transformation}")
         self.model, self.image, self.transformation, self.device = model, image, transformation, device
-        self.batch_size = batch_size or BATCH_SIZE[device]
+        self.batch_size = batch_size or default_batch_size(device, math.prod(self._shape))
         self._check = check
         self._generator = np.random.Generator(np.random.Philox(key=_words(key, b"parameters", 16)))
         self._noise_key = _words(key, b"pixels", 8)

@@ -11,7 +11,7 @@ from certification.vocabulary import Transformation
 from gpu.warp import warp_batch
 from models.card import read_card
 from models.registry import load_model
-from models.votes import BaseClassifierVotes
+from models.votes import BaseClassifierVotes, default_batch_size
 from tests.models.conftest import write_model
 from tests.pictures import picture
 
@@ -101,3 +101,10 @@ def test_a_logit_that_is_not_a_number_votes_for_no_class(model):
     assert votes.class_counts(20, pixel_noise=True).tolist() == [0, 10, 0]
     votes.draw_parameters(2)
     assert votes.votes_at(np.array([20, 21]), np.full(2, 10), label=2).tolist() == [0, 0]
+
+
+def test_batches_of_large_images_are_smaller():
+    """28 x 28 x 1, 32 x 32 x 3 and 224 x 224 x 3 numbers."""
+    assert [default_batch_size("cpu", n) for n in (784, 3072, 150_528)] == [256, 256, 8]
+    assert [default_batch_size("cuda", n) for n in (784, 3072, 150_528)] == [4096, 4096, 64]
+    assert default_batch_size("cpu", 10**9) == 8
