@@ -122,16 +122,13 @@ class Effort(ABC):
         return (Estimator.NESTED, Estimator.JOINT) if self.is_sequential else (Estimator.NESTED,)
 
     def draws(self, estimator: Estimator) -> int:
-        """Estimation draws: n, or the default; for the sequential procedure the most that may be made."""
-        nested = estimator is Estimator.NESTED
-        if self.is_sequential:
-            return self.n or (NESTED_DRAWS if nested else JOINT_DRAWS)
-        return self.n or (PAPER_NESTED_DRAWS if nested else PAPER_SINGLE_DRAWS)
+        """The most estimation draws that a sequential run makes: n, or the default."""
+        return self.n or (NESTED_DRAWS if estimator is Estimator.NESTED else JOINT_DRAWS)
 
     @property
     def paper_draws(self) -> int:
-        """n of the papers' procedure."""
-        return self.draws(Estimator.NESTED if self.is_nested else Estimator.JOINT)
+        """Estimation draws where their number is fixed: n, or the default."""
+        return self.n or (PAPER_NESTED_DRAWS if self.is_nested else PAPER_SINGLE_DRAWS)
 
     @property
     def pixel_noise(self) -> bool:

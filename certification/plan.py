@@ -25,6 +25,8 @@ from .vocabulary import AttackRange, CalibrationError, Estimator, Guarantee, Ima
 
 SHARE_E = 0.1
 """Share of alpha spent on rho_E by the individual guarantee."""
+ROUNDING = 1e-9
+"""Above a majority, so that the subtraction of a level leaves more than a half."""
 SOME = 1e-6
 """Share of the wanted radius that counts as any radius."""
 
@@ -50,7 +52,7 @@ class PredictPlan(Effort):
 
     def goal(self, estimator: Estimator, error_bound: float = 0.0, rho_E: float = 0.0) -> Goal:
         """A majority, beside inner tests that err; there is no attack, so no error bound."""
-        share = math.nextafter(0.5 + self.alpha_delta, 1.0) if estimator is Estimator.NESTED else 0.5
+        share = 0.5 + self.alpha_delta + ROUNDING if estimator is Estimator.NESTED else 0.5 + ROUNDING
         return Goal(share, share, settles_for_less=False)
 
     @property
