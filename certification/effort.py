@@ -24,7 +24,7 @@ LEAST_ROOM, ROOM = 1.5, 4.0
 bound needs it, but within COMFORTABLE_VOTES; LEAST_ROOM times where even that is more."""
 COMFORTABLE_VOTES = 200_000
 LEAST_N_DELTA = 100
-NESTED_DRAWS, JOINT_DRAWS = 400, 10_000
+NESTED_DRAWS, JOINT_DRAWS = 1000, 10_000
 PAPER_NESTED_DRAWS, PAPER_SINGLE_DRAWS = 200, 1000
 """Default n: of the sequential procedure, where it is the most that may be drawn, and of the papers' one."""
 

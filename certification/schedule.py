@@ -28,8 +28,8 @@ NEVER = 2**40
 """The price of a draw that cannot pass: more than any number of votes, and sums of it fit."""
 PLANS, FORESIGHT = 24, 16
 """The cheapest way to acceptance is sought among so many lengths of prefix, up to so many times the known draws."""
-SETTLING_VOTES = 200_000
-"""Votes for as large a radius as can be shown, once the wanted one is out of reach."""
+SETTLING_DRAWS, SETTLING_VOTES = 500, 200_000
+"""The most for as large a radius as can be shown, once the wanted one is out of reach."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,7 @@ class NestedTest:
             self.stopped_by = why
             return None
         self._wants_goal = False
+        self._draws = min(self._draws, max(SETTLING_DRAWS, self.drawn))
         self._budget = min(self._budget, max(SETTLING_VOTES - int(self._votes.sum()), 0))
         return self.next_round()
 
