@@ -47,9 +47,10 @@ ARITHMETIC_SLACK = 1e-7
 """Relative and absolute; some 1e4 float64 operations on numbers below 1e3 lose less than 1e-9."""
 
 
-def _setup(
+def operands_of(
     images: NDArray[np.float32], operator: Operator
 ) -> tuple[NDArray[np.float64], tuple[NDArray[Any], ...]]:
+    """Images as float64, and P as the kernels take it: mask, then both banded matrices."""
     exact = check_images(images).astype(np.float64)
     if operator.mask.shape != exact.shape[1:3]:
         raise GeometryError(f"the operator is for {operator.mask.shape}, the images are {exact.shape[1:3]}")
@@ -57,7 +58,8 @@ def _setup(
     return exact, (operator.mask, rows.start, rows.weights, columns.start, columns.weights)
 
 
-def _with_slack(errors: NDArray[np.float64], operator: Operator, channels: int) -> NDArray[np.float64]:
+def with_slack(errors: NDArray[np.float64], operator: Operator, channels: int) -> NDArray[np.float64]:
+    """Bounds [N] enlarged by what float64 arithmetic and float32 pixels may lose; infinite where there is none."""
     slack = 2.0 * PIXEL_SLACK * math.sqrt(math.prod(operator.output_shape) * channels) + ARITHMETIC_SLACK
     return np.where(np.isfinite(errors), errors * (1.0 + ARITHMETIC_SLACK) + slack, np.inf)
 
@@ -109,17 +111,17 @@ def largest_rotation_errors(
     """
     if not 0.0 < half_width <= 180.0:
         raise GeometryError(f"half_width must be in (0, 180] degrees, not {half_width}")
-    exact, operands = _setup(images, operator)
+    exact, operands = operands_of(images, operator)
     out = np.empty(len(exact))
     rounding = operator.norm_bound * TOLERANCE * math.sqrt(operator.mask.sum() * exact.shape[3])
     # The floor is meant for the result, so what is added below comes off it first.
-    slack = float(_with_slack(np.zeros(1), operator, exact.shape[3])[0])
+    slack = float(with_slack(np.zeros(1), operator, exact.shape[3])[0])
     floor = max((floor - slack) / (1.0 + ARITHMETIC_SLACK) * (1.0 - ARITHMETIC_SLACK), 0.0)
     kernels.rotation_cpu(
         exact, *operands, 1 if _is_symmetric(operator) else 4, math.radians(half_width), tolerance, rounding, floor,
         math.radians(COARSE), budget, out,
     )  # fmt: skip
-    return _with_slack(out, operator, exact.shape[3])
+    return with_slack(out, operator, exact.shape[3])
 
 
 def reads_lost_content(
@@ -153,7 +155,7 @@ def translation_draw_errors(
         Exact up to the rounding of the attacked image, which is bounded.
     """
     draws = as_parameters(parameters, "translation")
-    exact, operands = _setup(np.asarray(image)[None], operator)
+    exact, operands = operands_of(np.asarray(image)[None], operator)
     lost = reads_lost_content(image, draws, half_width, operator)
     out = np.zeros(len(draws))
     for chosen, is_lost in ((lost, True), (~lost, False)):
@@ -168,4 +170,4 @@ def translation_draw_errors(
             kernels.grams_cpu(exact, *operands, reach, grams)
             kernels.unlost_draws_cpu(grams, reach, draws[chosen], half_width, found)
         out[chosen] = found
-    return _with_slack(out + _rounding(exact, operator)[0], operator, exact.shape[3])
+    return with_slack(out + _rounding(exact, operator)[0], operator, exact.shape[3])

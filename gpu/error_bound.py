@@ -78,7 +78,8 @@ class BoundSettings:
 Stage = Callable[[str], AbstractContextManager[None]]
 
 
-def _no_stage(name: str) -> AbstractContextManager[None]:
+def no_stage(name: str) -> AbstractContextManager[None]:
+    """A stage that does nothing."""
     return nullcontext()
 
 
@@ -162,7 +163,7 @@ def individual_error_bounds(
     *,
     device: str = "cpu",
     deadline: float | None = None,
-    stage: Stage = _no_stage,
+    stage: Stage = no_stage,
 ) -> NDArray[np.float64]:
     """Bound ``eps`` at each drawn parameter for every original of a received image (Eq. 10).
 
@@ -297,7 +298,7 @@ def forward_error_bounds(
     target: float | None = None,
     device: str = "cpu",
     deadline: float | None = None,
-    stage: Stage = _no_stage,
+    stage: Stage = no_stage,
 ) -> NDArray[np.float64]:
     """Bound ``max_gamma |P T_beta round8(T_gamma x) - P T_(beta+gamma) x|_2`` for a known image (Eq. 7, 8).
 

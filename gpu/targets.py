@@ -139,7 +139,8 @@ def warm_up(device: str, interpolations: Collection[str] = ("bilinear", "gaussia
     from .error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
     from .kernels import lattice, noise
     from .lattice import LatticeNoise
-    from .preprocess import Preprocessing
+    from .preprocess import Operator, Preprocessing
+    from .total_error import TotalErrors
     from .warp import transform_image, warp_batch
 
     chosen = {
@@ -156,6 +157,8 @@ def warm_up(device: str, interpolations: Collection[str] = ("bilinear", "gaussia
             warp_batch(image[None], parameters, transformation, operator, device=device, out=out)
             for bound in (individual_error_bounds, forward_error_bounds):
                 bound(image, parameters, transformation, 1.0, operator, settings, device=device)
+            if isinstance(operator, Operator):
+                TotalErrors(image, transformation, 1.0, operator, settings).bounds(parameters)
     batch = np.zeros((1, 1, 6, 6), dtype=np.float32)
     buffer = cuda.to_device(batch) if device == "cuda" else batch
     noise.launch(0, [0], [0], 1.0, buffer, device)

@@ -93,9 +93,7 @@ def test_refinement_tightens_until_target_budget_or_deadline_and_stays_valid():
     aimed = forward_error_bounds(*arguments, BoundSettings(cell_budget=800), target=target)
     assert (aimed <= target).all()
     for index, beta in enumerate(betas):
-        worst = max(
-            true_error(image, [beta], np.array([g]), "rotation", operator) for g in np.linspace(-20, 20, 41)
-        )
+        worst = max(true_error(image, [beta], np.array([g]), "rotation", operator) for g in np.linspace(-20, 20, 41))
         assert worst <= fine[index] <= 4 * worst
 
 
