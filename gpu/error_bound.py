@@ -41,7 +41,7 @@ class BoundSettings:
     ----------
     cell_width : float or None
         Cells of the attack range are split down to this width where they matter; degrees or pixels.
-        None: .1 degree, 1/64 pixel; with Gaussian interpolation 1/160 degree, 1/128 pixel.
+        None: .1 degree, 1/64 pixel; with Gaussian interpolation ``received.FINEST``.
     refinements : int
         Passes of the inverse after the first (the paper's 10).
     cell_budget : int
@@ -69,10 +69,6 @@ class BoundSettings:
     def width(self, transformation: str) -> float:
         """The width down to which cells are split."""
         return self.cell_width or {"rotation": 0.1, "translation": 1.0 / 64.0}[transformation]
-
-    def finest(self, transformation: str) -> float:
-        """The same with Gaussian interpolation, where only the worst cells are split."""
-        return self.cell_width or {"rotation": 1.0 / 160.0, "translation": 1.0 / 128.0}[transformation]
 
 
 Stage = Callable[[str], AbstractContextManager[None]]

@@ -214,6 +214,7 @@ def inverse_boxes(
     *,
     refinements: int,
     tolerance: float = TOLERANCE,
+    start: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
     device: str = "cpu",
 ) -> InverseBoxes:
     """Enclose every original from which ``received`` can have been made, cell by cell.
@@ -229,20 +230,23 @@ def inverse_boxes(
         Passes over the image after the first, ``>= 0``. More passes only tighten.
     tolerance : float
         How far a received pixel may be from the exactly transformed one.
+    start : (ndarray [K, H, W, C], ndarray [K, H, W, C]), optional
+        Bounds of the originals that are known already, such as those of a cell that holds this one; default 0 and 1.
     device : {"cpu", "cuda"}
 
     Returns
     -------
     InverseBoxes
-        For every cell, image ``x`` in [0, 1] and parameter in the cell with ``|T x - received| <= tolerance``
-        everywhere: ``lower <= x <= upper`` and the cell is not empty.
+        For every cell, image ``x`` in [0, 1] and within ``start``, and parameter in the cell with
+        ``|T x - received| <= tolerance`` everywhere: ``lower <= x <= upper`` and the cell is not empty.
     """
     from .kernels import inverse as kernels  # the kernels import this room's bodies
 
     shape = (len(frames), *received.shape)
+    lower, upper = (np.zeros(shape), np.ones(shape)) if start is None else (start[0].copy(), start[1].copy())
     return kernels.launch(
         np.ascontiguousarray(received, dtype=np.float32), np.ascontiguousarray(frames), KINDS[transformation],
-        REACH[transformation], tolerance, refinements, shape, device,
+        REACH[transformation], tolerance, refinements, lower, upper, device,
     )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ def _inverse_cpu(kind, reach, frames, received, tolerance, passes, boxes, lower,
                 source_boxes_at(kind, frames, k, i, j, boxes)
         for _ in range(passes):
             for i in range(height):
+                if empty[k]:
+                    break
                 for j in range(width):
                     for c in range(channels):
                         if constrain_pixel(
@@ -88,11 +90,12 @@ def launch(
     reach: float,
     tolerance: float,
     refinements: int,
-    shape: tuple[int, int, int, int],
+    lower: NDArray[np.float64],
+    upper: NDArray[np.float64],
     device: str,
 ) -> InverseBoxes:
-    """Run all cells at once; see ``gpu.inverse.inverse_boxes``."""
-    lower, upper = np.zeros(shape), np.ones(shape)
+    """Run all cells at once, from ``lower`` and ``upper`` [K, H, W, C] on; see ``gpu.inverse.inverse_boxes``."""
+    shape = lower.shape
     boxes = np.empty((*shape[:3], 4))
     empty = np.zeros(shape[0], dtype=np.bool_)
     if device == "cpu":

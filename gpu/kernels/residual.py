@@ -9,8 +9,10 @@ import numpy as np
 from numba import cuda, prange
 from numpy.typing import NDArray
 
+from ..inverse import TOLERANCE
 from ..preprocess import GaussianOperator
-from ..residual_bodies import largest_rotation_residual, largest_translation_residual, received_cell_bound
+from ..received_bodies import received_cell_bound
+from ..residual_bodies import largest_rotation_residual, largest_translation_residual
 from ..targets import cpu_kernel, cuda_kernel, cuda_launch
 
 
@@ -45,67 +47,75 @@ def translation_cpu(
 
 @cpu_kernel
 def _received_cpu(
-    kind, frames, points, backs, radii, mask, sigma, reach, pad, lower, upper, received, rounding, filters,
-    absolute_filters, images, planes, half, padded, weights, patch, out,
+    kind, frames, points, backs, radii, mask, sigma, reach, pad, lower, upper, received, corners, plain, back_filter,
+    absolute, images, planes, half, padded, weights, patch, out,
 ):  # fmt: skip
     """One cell an iteration."""
     for index in prange(frames.shape[0]):
         k = np.int64(index)
         out[k] = received_cell_bound(
-            kind, frames, k, points[k], backs[k], radii[k], mask, sigma, reach, pad, lower, upper, received, rounding,
-            filters, absolute_filters, images[k], planes[k], half[k], padded[k], weights[k], patch[k],
+            kind, frames, k, points[k], backs[k], radii[k], corners[k], mask, sigma, reach, pad, TOLERANCE, lower,
+            upper, received, plain, back_filter, absolute, images[k], planes[k], half[k], padded[k], weights[k],
+            patch[k],
         )  # fmt: skip
 
 
 @cuda_kernel
 def received_cuda(
-    kind, frames, points, backs, radii, mask, sigma, reach, pad, lower, upper, received, rounding,
-    row_start, rows, row_moment_start, row_moments, column_start, columns, column_moment_start, column_moments,
+    kind, frames, points, backs, radii, mask, sigma, reach, pad, lower, upper, received, corners,
+    row_start, rows, column_start, columns,
+    row_back_start, rows_back, column_back_start, columns_back,
     row_absolute_start, row_absolutes, column_absolute_start, column_absolutes,
     images, planes, half, padded, weights, patch, out,
 ):  # fmt: skip
     """One thread a cell."""
     k = cuda.grid(1)
     if k < out.shape[0]:
-        filters = (
-            row_start, rows, row_moment_start, row_moments, column_start, columns, column_moment_start, column_moments,
-        )  # fmt: skip
-        absolute_filters = (
-            row_start, rows, row_absolute_start, row_absolutes, column_start, columns, column_absolute_start,
-            column_absolutes,
-        )  # fmt: skip
+        plain = row_start, rows, column_start, columns
+        back_filter = row_back_start, rows_back, column_back_start, columns_back
+        absolute = row_absolute_start, row_absolutes, column_absolute_start, column_absolutes
         out[k] = received_cell_bound(
-            kind, frames, k, points[k], backs[k], radii[k], mask, sigma, reach, pad, lower, upper, received, rounding,
-            filters, absolute_filters, images[k], planes[k], half[k], padded[k], weights[k], patch[k],
+            kind, frames, k, points[k], backs[k], radii[k], corners[k], mask, sigma, reach, pad, TOLERANCE, lower,
+            upper, received, plain, back_filter, absolute, images[k], planes[k], half[k], padded[k], weights[k],
+            patch[k],
         )  # fmt: skip
 
 
 Filters = tuple[NDArray[Any], ...]
 
 
-def launch_received(
-    kind: int, cells: tuple[NDArray[np.float64], ...], operator: GaussianOperator, pad: int,
-    boxes: tuple[NDArray[np.float64], NDArray[np.float64]], received: tuple[NDArray[np.float64], NDArray[np.float64]],
-    filters: tuple[Filters, Filters], device: str,
-) -> NDArray[np.float64]:  # fmt: skip
-    """Bounds [K] of cells: frames, point frames, those of the way back, half-widths; boxes [K, H, W, C]."""
-    count, height, width, channels = boxes[0].shape
+def scratch_shapes(shape: tuple[int, ...], corners: int, operator: GaussianOperator, pad: int) -> list[tuple[int, ...]]:
+    """Of the work arrays of one cell, for an image [H, W, C]; see ``received_cell_bound``."""
+    height, width, channels = shape
     taps = 2 * math.ceil(operator.reach) + 1
-    tall, wide = height + 2 * pad, width + 2 * pad
-    shapes = (
-        (3, height, width, channels), (5, channels, height, width), (1, channels, tall, width),
-        (4, channels, tall, wide), (1, 3, taps), (taps + 6, taps + 6),
-    )  # fmt: skip
+    plane = (channels, height + 2 * pad, width + 2 * pad)
+    return [
+        (3, *shape), (7, channels, height, width), (1, *plane), (3 + corners, *plane), (1, 3, taps),
+        (taps + 6, taps + 6),
+    ]  # fmt: skip
+
+
+def launch_received(
+    kind: int, cells: tuple[NDArray[np.float64], ...], corners: NDArray[np.float64], operator: GaussianOperator,
+    pad: int, boxes: tuple[NDArray[np.float64], NDArray[np.float64]], received: NDArray[np.float64],
+    filters: tuple[Filters, Filters, Filters], device: str,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Bounds [K] of cells: their frames, points, the same back, half-widths; corners; boxes [K, H, W, C].
+
+    ``filters``: bands of the filter, of its transpose and of the absolute derivative, along rows and columns.
+    """
+    count = len(corners)
+    shapes = scratch_shapes(received.shape, corners.shape[1] // 2, operator, pad)
     numbers = operator.sigma, operator.reach, pad
     if device == "cpu":
         out = np.empty(count)
         work = [np.empty((count, *shape)) for shape in shapes]
-        _received_cpu(kind, *cells, operator.weights, *numbers, *boxes, *received, *filters, *work, out)
+        _received_cpu(kind, *cells, operator.weights, *numbers, *boxes, received, corners, *filters, *work, out)
         return out
     on_device = [cuda.to_device(np.ascontiguousarray(array)) for array in (*cells, operator.weights)]
-    others = [cuda.to_device(np.ascontiguousarray(array)) for array in (*boxes, *received, *filters[0])]
-    absolute = [cuda.to_device(filters[1][index]) for index in (2, 3, 6, 7)]
+    arrays = (*boxes, received, corners, *filters[0], *filters[1], *filters[2])
+    others = [cuda.to_device(np.ascontiguousarray(array)) for array in arrays]
     work = [cuda.device_array((count, *shape), np.float64) for shape in shapes]
     target = cuda.device_array(count, np.float64)
-    cuda_launch(received_cuda, count, kind, *on_device, *numbers, *others, *absolute, *work, target)
+    cuda_launch(received_cuda, count, kind, *on_device, *numbers, *others, *work, target)
     return np.asarray(target.copy_to_host())

@@ -13,6 +13,8 @@ from numba import cuda
 from gpu.error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
 from gpu.geometry import cell_frames
 from gpu.inverse import inverse_boxes
+from gpu.kernels import lattice, noise
+from gpu.lattice import LatticeNoise
 from gpu.preprocess import Preprocessing
 from gpu.warp import round8, transform_image, warp_batch
 from tests.pictures import picture
@@ -52,6 +54,22 @@ def results(device):
             out[f"{transformation}-{bound.__name__}"] = bound(
                 source, betas, transformation, half_width, operator, SETTINGS, device=device
             )
+    return out | noise_results(device)
+
+
+def noise_results(device):
+    """Both kinds of noise on images of more than one tile, the last one cut."""
+    out = {}
+    draws, votes, shape = np.array([0, 2**32 - 1, 7]), np.array([5, 0, 2**32 - 1]), (3, 2, 9, 10)
+    image = np.arange(180, dtype=np.int32).reshape(shape[1:]) * 300
+    for name in ("pixel", "lattice"):
+        batch = np.full(shape, 0.5, dtype=np.float32)
+        buffer = cuda.to_device(batch) if device == "cuda" else batch
+        if name == "pixel":
+            noise.launch(2**63 + 5, draws, votes, 0.25, buffer, device)
+        else:
+            lattice.launch(image, LatticeNoise.of(0.25), 2**63 + 5, draws, votes, buffer, device)
+        out[f"{name}-noise"] = buffer.copy_to_host() if device == "cuda" else buffer
     return out
 
 

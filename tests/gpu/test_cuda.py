@@ -11,16 +11,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from numba import boolean, cuda, float32, float64, int64
+from numba import boolean, cuda, float32, float64, int32, int64, uint64
 
-from gpu.kernels import error_bound, inverse, residual, sampling, warp
+from gpu.kernels import error_bound, inverse, lattice, noise, residual, sampling, warp
 from gpu.targets import DeviceError, select_device
 from tests.gpu.simulated import results
 
 ROOT = Path(__file__).parents[2]
 I1, F1, F2, F3, F4 = int64[::1], float64[::1], float64[:, ::1], float64[:, :, ::1], float64[:, :, :, ::1]
 F5 = float64[:, :, :, :, ::1]
-P3, P4, MASK, EMPTY = float32[:, :, ::1], float32[:, :, :, ::1], boolean[:, ::1], boolean[::1]
+P2, P3, P4, MASK, EMPTY = float32[:, ::1], float32[:, :, ::1], float32[:, :, :, ::1], boolean[:, ::1], boolean[::1]
 BANDS = (I1, F2, I1, F2)
 SIDE = (F4, F4, F2)
 KERNELS = {
@@ -40,6 +40,8 @@ KERNELS = {
     "rounded_cuda": (error_bound.rounded_cuda, (int64, F2, P4, F4, F4)),
     "difference_cuda": (error_bound.difference_cuda, (int64, MASK, *SIDE, I1, I1, *SIDE, I1, F4, F4)),
     "norm_cuda": (error_bound.norm_cuda, (*BANDS, F4, F4, F4, F4, F3)),
+    "noise_cuda": (noise.noise_cuda, (P2, I1, I1, uint64, uint64, float64, int64)),
+    "lattice_cuda": (lattice.lattice_cuda, (P2, int32[::1], I1, I1, uint64, uint64, float64, I1, int64)),
 }  # fmt: skip
 
 

@@ -52,17 +52,11 @@ def test_constraints_of_the_papers_example():
     p = 230 / 255
     c = rotate_box(*frames_of([23.0], [26.0], "rotation")[0, :4], 5.0, 1.0)
     expected_33, expected_31 = q_star(p, c[1], c[3], 3, 3), q_star(p, c[1], c[2], 3, 3)
-    ours_33 = region_constraint(
-        p, p, (c[0] - 3) / 2, (c[1] - 3) / 2, 0.0, (c[3] - 3) / 2, UNKNOWN, UNKNOWN, UNKNOWN
-    )
-    ours_31 = region_constraint(
-        p, p, (c[0] - 3) / 2, (c[1] - 3) / 2, 0.0, (3 - c[2]) / 2, UNKNOWN, UNKNOWN, UNKNOWN
-    )
+    ours_33 = region_constraint(p, p, (c[0] - 3) / 2, (c[1] - 3) / 2, 0.0, (c[3] - 3) / 2, UNKNOWN, UNKNOWN, UNKNOWN)
+    ours_31 = region_constraint(p, p, (c[0] - 3) / 2, (c[1] - 3) / 2, 0.0, (3 - c[2]) / 2, UNKNOWN, UNKNOWN, UNKNOWN)
     np.testing.assert_allclose(ours_33, expected_33, rtol=1e-12)
     np.testing.assert_allclose(ours_31, expected_31, rtol=1e-12)
-    outward = [
-        (math.floor(100 * low) / 100, math.ceil(100 * high) / 100) for low, high in (ours_33, ours_31)
-    ]
+    outward = [(math.floor(100 * low) / 100, math.ceil(100 * high) / 100) for low, high in (ours_33, ours_31)]
     assert outward == [(0.73, 2.43), (0.73, 2.48)]
 
 
@@ -130,6 +124,26 @@ def test_more_refinements_only_tighten():
     assert (coarse.lower <= fine.lower).all()
     assert (fine.upper <= coarse.upper).all()
     assert (fine.upper - fine.lower).mean() < (coarse.upper - coarse.lower).mean()
+
+
+@settings(max_examples=40)
+@given(attack=attacks())
+def test_what_is_known_of_a_wider_cell_sharpens_a_part_of_it(attack):
+    transformation, image, gamma, lo, hi = attack
+    received = round8(transform_image(image, gamma, transformation))
+    narrow, wide = frames_of(lo, hi, transformation), frames_of(lo - 0.1, hi + 0.2, transformation)
+    first = inverse_boxes(received, wide, transformation, refinements=2)
+    known = first.lower.copy(), first.upper.copy()
+    fine = inverse_boxes(received, narrow, transformation, refinements=0, start=known)
+    fresh = inverse_boxes(received, narrow, transformation, refinements=0)
+    assert not fine.empty[0]
+    for tighter, looser in ((fine, first), (fine, fresh)):
+        assert (tighter.lower >= looser.lower).all()
+        assert (tighter.upper <= looser.upper).all()
+    assert (fine.lower[0] <= image).all()
+    assert (image <= fine.upper[0]).all()
+    assert (first.lower == known[0]).all()
+    assert (first.upper == known[1]).all()
 
 
 @pytest.mark.parametrize("transformation", ["rotation", "translation"])

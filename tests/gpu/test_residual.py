@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
+from gpu.candidates import first_cells
+from gpu.cover_bodies import transform_into
 from gpu.error_bound import BoundSettings, individual_error_bounds
-from gpu.geometry import GeometryError
+from gpu.geometry import KINDS, GeometryError, point_frames
 from gpu.preprocess import GaussianOperator, Preprocessing, PreprocessingError
 from gpu.residual import known_image_errors
+from gpu.residual_bodies import sample_into
+from gpu.residual_maps import sampled_into, spread_deviations, unsample_into, untransform_into
 from gpu.warp import round8, transform_image, warp_batch
 from tests.gpu.test_error_bound import digit, true_error
 from tests.naive import naive_gaussian
@@ -142,6 +147,143 @@ def test_a_smooth_interpolation_errs_less_than_a_bilinear_one():
         return [true_error(image, [b], np.array([g]), "rotation", operator) for b, g in pairs]
 
     assert max(errors(gaussian(size=(24, 24)))) < 0.75 * max(errors(bilinear))
+
+
+def matrices(transformation, parameter, operator, pad):
+    """``T_t`` [HW, HW] and ``S_t m`` on the padded grid [HpWp, HW], written from the definitions."""
+    height, width = operator.input_shape
+    rows, columns = np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2
+
+    def distances(padding):
+        y = np.arange(-padding, height + padding)[:, None] - (height - 1) / 2
+        x = np.arange(-padding, width + padding)[None, :] - (width - 1) / 2
+        if transformation == "rotation":
+            t = math.radians(float(parameter[0]))
+            x, y = x * math.cos(t) - y * math.sin(t), x * math.sin(t) + y * math.cos(t)
+        else:
+            x, y = np.broadcast_arrays(x - parameter[0], y - parameter[1])
+        return y.reshape(-1, 1) - rows, x.reshape(-1, 1) - columns
+
+    def joined(on_rows, on_columns):
+        return (on_rows[:, :, None] * on_columns[:, None, :]).reshape(len(on_rows), -1)
+
+    transform = joined(*(np.maximum(1.0 - np.abs(d), 0.0) for d in distances(0)))
+    s = operator.sigma
+    sampled = joined(*(np.exp(-0.5 * (d / s) ** 2) / (s * math.sqrt(2.0 * math.pi)) for d in distances(pad)))
+    return transform, sampled * operator.weights.ravel()
+
+
+def worst_original(received, start, transformation, gamma, operator, rounds=4):
+    """The largest residual found among the originals of a received image at one gamma, by linear programs.
+
+    The norm is convex in the original, so each step goes to the best original for the gradient at the last.
+    """
+    pad = 14 + max(operator.input_shape) // 3
+    transform, moved = matrices(transformation, gamma, operator, pad)
+    known = matrices(transformation, np.zeros_like(gamma), operator, pad)[1] @ received.ravel().astype(np.float64)
+    most = (received.ravel() + 0.9999 / 510.0).astype(np.float64)
+    least = (received.ravel() - 0.9999 / 510.0).astype(np.float64)
+    original = start.ravel().astype(np.float64)
+    largest = float(np.linalg.norm(known - moved @ original))
+    for _ in range(rounds):
+        gradient = moved.T @ (moved @ original - known)
+        step = linprog(
+            -gradient, np.concatenate([transform, -transform]), np.concatenate([most, -least]), bounds=(0.0, 1.0)
+        )
+        if step.status != 0:
+            break
+        original = step.x
+        largest = max(largest, float(np.linalg.norm(known - moved @ original)))
+    return largest
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10_000), kind=st.sampled_from(PICTURES), shape=st.sampled_from([(6, 6, 1), (7, 5, 1)]),
+    vignette=st.sampled_from(["none", "circle", "rectangle"]), sigma=st.sampled_from([1.5, 2.5]),
+    transformation=st.sampled_from(["rotation", "translation"]), width=st.sampled_from([None, 0.4, 5.0]),
+    share=st.one_of(st.sampled_from([0.0, 1.0, -1.0]), st.floats(-1, 1)), half_width=st.sampled_from([0.0, 0.7, 1.3]),
+)  # fmt: skip
+def test_no_original_found_by_linear_programs_errs_more_than_the_bound(
+    seed, kind, shape, vignette, sigma, transformation, width, share, half_width
+):
+    image, operator = picture(kind, shape, seed), gaussian(vignette, 0.5, sigma, 1.0, shape[:2])
+    half_width = 10.0 * half_width if transformation == "rotation" else half_width
+    gamma = np.array([share * half_width] if transformation == "rotation" else [share, share**2]) * 1.0
+    if transformation == "translation":
+        gamma *= half_width
+    received = round8(transform_image(image, gamma, transformation))
+    chosen = BoundSettings(cell_width=width, cell_budget=400)
+    (bound,) = individual_error_bounds(received, gamma[None], transformation, half_width, operator, chosen)
+    assert worst_original(received, image, transformation, gamma, operator) <= bound
+
+
+@pytest.mark.parametrize(
+    ("transformation", "half_width", "gamma", "near"),
+    [("rotation", 8.0, [5.2], 1.1), ("translation", 0.8, [0.5, -0.5], 1.5)],
+)
+def test_the_bound_of_a_received_image_is_near_the_worst_original(transformation, half_width, gamma, near):
+    """Of those at the attack's own parameter; a shift by half a pixel hides most of the original."""
+    image, operator = np.pad(digit(12), ((4, 4), (4, 4), (0, 0))), gaussian("rectangle", 1.0, size=(20, 20))
+    received = round8(transform_image(image, np.array(gamma), transformation))
+    (bound,) = individual_error_bounds(
+        received, np.zeros((1, len(gamma))), transformation, half_width, operator, BoundSettings()
+    )
+    worst = worst_original(received, image, transformation, np.array(gamma), operator)
+    assert true_error(image, np.zeros(len(gamma)), np.array(gamma), transformation, operator) < worst
+    assert worst <= bound <= near * worst
+
+
+@pytest.mark.parametrize("parameter", [[0.37, -0.81], [1.0, 0.0], [-2.2, 3.1]])
+def test_a_shift_read_one_axis_after_the_other_is_the_same(parameter):
+    source = picture("noise", (9, 7, 2), 1).transpose(2, 0, 1)[None].astype(np.float64)
+    pad, weights, half = 12, np.zeros((1, 3, 21)), np.zeros((1, 2, 33, 31))
+    found, expected = np.zeros((1, 2, 33, 31)), np.zeros((1, 2, 33, 31))
+    sampled_into(source, KINDS["translation"], *parameter, 2.0, 10.0, pad, weights, half, found)
+    sample_into(source, KINDS["translation"], *parameter, 2.0, 10.0, pad, weights, expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-15)
+
+
+@pytest.mark.parametrize(("transformation", "parameter"), [("rotation", [23.0]), ("translation", [0.4, -1.3])])
+def test_transposes_have_the_same_inner_products(transformation, parameter):
+    generator, kind = np.random.default_rng(0), KINDS[transformation]
+    first, second = point_frames(np.array([parameter]), transformation)[0]
+    image, moved = generator.random((1, 9, 7, 1)), np.zeros((1, 9, 7, 1))
+    planes, padded = image.transpose(0, 3, 1, 2).copy(), generator.random((1, 1, 33, 31))
+    weights, half = np.zeros((1, 3, 21)), np.zeros((1, 1, 33, 31))
+    sampled, back = np.zeros_like(half), np.zeros_like(planes)
+    sampled_into(planes, kind, first, second, 2.0, 10.0, 12, weights, half, sampled)
+    unsample_into(padded, kind, first, second, 2.0, 10.0, 12, weights, half, back)
+    assert np.vdot(back, planes) == pytest.approx(np.vdot(padded, sampled), rel=1e-12)
+    transform_into(kind, image, first, second, moved)
+    other = generator.random((1, 1, 9, 7))
+    untransform_into(kind, other, first, second, back)
+    assert np.vdot(back, planes) == pytest.approx(np.vdot(other, moved), rel=1e-12)
+
+
+@pytest.mark.parametrize("vignette", ["none", "rectangle", "circle"])
+@pytest.mark.parametrize(("transformation", "parameter"), [("rotation", [17.0]), ("translation", [0.4, -1.3])])
+def test_entries_of_the_cancelled_form_are_those_of_dense_matrices(transformation, parameter, vignette):
+    operator, pad = gaussian(vignette, 1.0, 1.5, 0.0, (12, 13)), 14
+    deviation = np.random.default_rng(1).random((1, 12, 13, 1))
+    transform, moved = matrices(transformation, parameter, operator, pad)
+    still = matrices(transformation, np.zeros(2), operator, pad)[1]
+    expected = np.abs(still @ transform - moved) @ deviation.ravel()
+    point, back = (point_frames(sign * np.array([parameter]), transformation)[0] for sign in (1.0, -1.0))
+    found, taps = np.zeros((1, 1, 40, 41)), 2 * math.ceil(operator.reach) + 1
+    spread_deviations(
+        KINDS[transformation], operator.weights, operator.sigma, operator.reach, pad, point, back, deviation,
+        np.zeros((1, 3, taps)), np.zeros((taps + 6, taps + 6)), found,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.ravel(), expected, atol=1e-5)  # the weights beyond five standard deviations
+
+
+@pytest.mark.parametrize("half_width", [0.0, 0.3, 1.0, 1.3])
+def test_first_cells_of_shifts_cover_the_range_and_hold_no_integer_inside(half_width):
+    cells = first_cells("translation", half_width, 0.25)
+    assert np.prod(cells.hi - cells.lo, axis=1).sum() == pytest.approx((2.0 * half_width) ** 2)
+    assert (np.floor(cells.lo) + 1 >= cells.hi).all()
+    assert (cells.lo.min(), cells.hi.max()) == (-half_width, half_width)
 
 
 @pytest.mark.parametrize("transformation", ["rotation", "translation"])
