@@ -40,8 +40,8 @@ class Fields(BaseModel):
     n0: Draws = Field(default=100, description="Selection draws: they choose the class.")
     n: Draws | None = Field(
         default=None,
-        description="Estimation draws: the most there may be; default 1000 with inner tests, 10,000 where a draw is one "
-        "vote. Of the paper's procedure their number; default 200 and 1000.",
+        description="Estimation draws: the most there may be; default 1000 with inner tests, 10,000 where a draw is "
+        "one vote. Of the paper's procedure their number; default 200 and 1000.",
     )
     n_delta: Draws | None = Field(
         default=None,
