@@ -89,11 +89,11 @@ def plot_evaluation(rows: Rows, plan: CertificationPlan, attack: int, out: Path)
     radii = [row["radius"] for row in rows if row["label"] is not None and row["label"] == row["truth"]]
     grid = np.linspace(0.0, plan.full_radius, 200)
     accuracy.plot(grid, [sum(radius >= r for radius in radii) / len(rows) for r in grid], label=str(plan.procedure))
-    for radius, share in paper_points(plan):
-        accuracy.plot(radius, share, "kx")
-        accuracy.annotate("papers, corrected", (radius, share), textcoords="offset points", xytext=(4, -12))
+    if points := paper_points(plan):
+        accuracy.plot(*zip(*points, strict=True), "kx", label="papers, corrected", clip_on=False)
     accuracy.set(xlabel=f"radius [{unit}]", ylabel="certified accuracy", ylim=(0.0, 1.02))
     accuracy.set_title(f"{plan.guarantee}, {'attacked' if attack else 'clean'}")
+    accuracy.legend(loc="lower left")
     found = [row["error_bound"] / plan.sigma_delta for row in rows if row["error_bound"] is not None]
     bounds.hist(found or [0.0], bins=30)
     bounds.set(xlabel="error bound / sigma_delta", ylabel="images", title="interpolation error")
