@@ -38,8 +38,8 @@ def test_api_page_names_every_field_of_requests():
     named = {word for row in re.findall(r"^\| (`[^|]*) \|", table, re.M) for word in code_words(row)}
     assert named == {"image", *CertifyFields.model_fields}
     missing = set(CertifyFields.model_fields) - set(PredictFields.model_fields)
-    assert "Predict takes the same fields but `attack_range`, `n_error` and `image_is`" in table
-    assert missing == {"attack_range", "n_error", "image_is"}
+    assert "Predict takes the same fields but `attack_range`, `wanted_radius`, `n_error` and `image_is`" in table
+    assert missing == {"attack_range", "wanted_radius", "n_error", "image_is"}
 
 
 @pytest.mark.parametrize("reply", [CertifyReply, PredictReply], ids=lambda reply: reply.__name__)
