@@ -132,9 +132,15 @@ def refute(setting: Setting, original: Image, digit: int, claim: Claim, effort: 
     return Attack(setting.name, digit, claim, len(search.found), search.lowest, doubts)
 
 
-def hardest(setting: Setting, images: Image, labels: NDArray[np.int64], count: int, samples: int) -> list[int]:
-    """Indices of the images on whose label the network is least sure under noise, yet sure enough to certify some."""
+def hardest(
+    setting: Setting,
+    images: Image,
+    labels: NDArray[np.int64],
+    count: int,
+    *,
+    samples: int,
+    least: float = LEAST_CONFIDENCE,
+) -> list[int]:
+    """Indices of the images on whose label the network is least sure under noise, yet as sure as ``least``."""
     sure = [setting.confidence(image, int(label), samples) for image, label in zip(images, labels, strict=True)]
-    order = np.argsort(sure)
-    likely = [int(i) for i in order if sure[i] > LEAST_CONFIDENCE]
-    return likely[:count]
+    return [int(i) for i in np.argsort(sure) if sure[i] > least][:count]
