@@ -13,6 +13,7 @@ TORCH := torch==2.13.0
 # another index to look at for torch, such as the CPU-only wheels of pytorch.org (smaller download)
 TORCH_INDEX ?=
 DATA ?= data
+TESTED = --pilot-images 1000 --quantile 0.997 --images 4000
 
 .PHONY: help install demo serve test lint pytest clean
 .PHONY: train-rotation train-translation calibrate-rotation calibrate-translation evaluate
@@ -51,13 +52,19 @@ train-rotation train-translation: train-%: install
 
 calibrate-rotation: install
 	$(PY) -m service.cli calibrate models/zoo/mnist-rotation/card.toml --data $(DATA) --attack-range 30 \
-		--error-bound 0.169 --images 4000 --seed 31
+		--image-is reference $(TESTED) --seed 51
+	$(PY) -m service.cli calibrate models/zoo/mnist-rotation/card.toml --data $(DATA) --attack-range 30 \
+		--image-is received $(TESTED) --seed 52
 
 calibrate-translation: install
 	$(PY) -m service.cli calibrate models/zoo/mnist-translation/card.toml --data $(DATA) --attack-range 1 \
-		--error-bound 0.47 --images 4000 --seed 16
+		--image-is reference $(TESTED) --seed 53
+	$(PY) -m service.cli calibrate models/zoo/mnist-translation/card.toml --data $(DATA) --attack-range 1 \
+		--image-is received $(TESTED) --seed 54
 	$(PY) -m service.cli calibrate models/zoo/mnist-translation/card.toml --data $(DATA) --attack-range 2 \
-		--error-bound 1.1 --images 2000 --seed 18
+		--image-is reference $(TESTED) --seed 55
+	$(PY) -m service.cli calibrate models/zoo/mnist-translation/card.toml --data $(DATA) --attack-range 2 \
+		--image-is received $(TESTED) --seed 56
 
 evaluate: install
 	$(PY) -m benchmarks.paper_settings --data $(DATA)

@@ -32,11 +32,9 @@ from tqdm import tqdm
 from certification import __version__
 from certification.vocabulary import AttackRange, ImageIs, Transformation
 from gpu.error_bound import BoundSettings
-from gpu.geometry import ROTATION
 from gpu.inverse import TOLERANCE
 from gpu.preprocess import GaussianOperator
 from gpu.residual import known_image_errors
-from gpu.residual_bodies import residual_norm, scratch_for
 from gpu.residual_terms import filter_bands, norm_of, padding
 from gpu.warp import round8, transform_image, warp_batch
 from models.card import read_card
@@ -100,25 +98,24 @@ def received_rows(
 
 def plain_enclosure(image: NDArray[np.float32], operator: GaussianOperator) -> float:
     """First-order bound: over cells of ``PLAIN_STEP``, the residual at the centre plus half-width times derivatives."""
-    exact, pad = image[None].astype(np.float64), padding(operator, "rotation", REFERENCE)
-    bands, moments = filter_bands(operator, pad, 0), filter_bands(operator, pad, 1)
-    (rows, columns), (rows_d, columns_d) = ([band.dense() for band in pair] for pair in (bands, moments))
+    exact, original = image[None].astype(np.float64), operator.for_original()
+    pad = padding(original, "rotation", REFERENCE)
+    frame = (pad, pad), (pad, pad), (0, 0)
+    attacked_by, read_by = (GaussianOperator(np.pad(one.weights, pad), one.sigma) for one in (operator, original))
+    bands = filter_bands(operator, pad, 0), filter_bands(original, pad, 0), filter_bands(original, pad, 1)
+    (rows, columns), (rows_0, columns_0), (rows_d, columns_d) = ([band.dense() for band in pair] for pair in bands)
     height, width = operator.input_shape
     y, x = np.arange(height)[:, None] - 0.5 * (height - 1), np.arange(width)[None, :] - 0.5 * (width - 1)
     sources, half = operator.masked(exact), np.deg2rad(0.5 * PLAIN_STEP)
-    scaled = sources / operator.sigma
-    turned = float(norm_of([(rows, -scaled * y, columns_d), (rows_d, scaled * x, columns)])[0])
-    flat = (bands[0].start, bands[0].weights, bands[1].start, bands[1].weights)
-    scratch = scratch_for(exact, pad, 2 * int(np.ceil(operator.reach)) + 1)
+    scaled = sources / original.sigma
+    turned = float(norm_of([(rows_0, -scaled * y, columns_d), (rows_d, scaled * x, columns_0)])[0])
     worst = 0.0
     for angle in np.arange(-REFERENCE + 0.5 * PLAIN_STEP, REFERENCE, PLAIN_STEP):
-        t = np.deg2rad(angle)
-        residual = residual_norm(
-            ROTATION, exact, operator.weights, sources, flat, operator.sigma, operator.reach, pad, np.cos(t), np.sin(t),
-            scratch,
-        )  # fmt: skip
+        turned_image = transform_image(image, angle, "rotation")
+        moved = warp_batch(np.pad(turned_image, frame)[None], np.zeros(1), "rotation", attacked_by)
+        residual = float(np.linalg.norm(moved - warp_batch(np.pad(image, frame)[None], [angle], "rotation", read_by)))
         steep = _steepest(image, angle, half)
-        rounded = np.where((steep > 0.0) | (transform_image(image, angle, "rotation") > 0.0), TOLERANCE, 0.0)
+        rounded = np.where((steep > 0.0) | (turned_image > 0.0), TOLERANCE, 0.0)
         change, noise = (float(norm_of([(rows, operator.masked(v[None]), columns)])[0]) for v in (steep, rounded))
         worst = max(worst, residual + half * (change + turned) + noise)
     return worst
@@ -157,10 +154,10 @@ def reference_rows(
         largest = np.zeros(draws)
         for n, b in enumerate(beta):
             twice = warp_batch(received, np.full(SAMPLED, b), "rotation", operator).astype(np.float64)
-            once = warp_batch(image[None], b + attacks, "rotation", operator)
+            once = warp_batch(image[None], b + attacks, "rotation", operator.for_original())
             largest[n] = np.sqrt(np.square(twice - once).sum(axis=(1, 2, 3))).max()
         start = time.perf_counter()
-        bound = float(known_image_errors(image[None], "rotation", REFERENCE, operator)[0])
+        bound = float(known_image_errors(image[None], "rotation", REFERENCE, operator, operator.for_original())[0])
         middle = time.perf_counter()
         plain = plain_enclosure(image, operator)
         yield {

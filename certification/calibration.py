@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .binomial import LARGEST_SAMPLE, SLACK, binomial_lower_bound, binomial_upper_bound
-from .vocabulary import CalibrationError, StatisticsError, Transformation
+from .vocabulary import CalibrationError, ImageIs, StatisticsError, Transformation
 
-SCHEMA = 1
+SCHEMA = 2
 STEEPNESS = 0.2
 """A rough guess, not a measurement: share of inner tests that fail more for each sigma_delta of error bound."""
 
@@ -51,6 +51,9 @@ class Calibration:
         Images and draws that chose E, none of them among ``images``.
     largest_bound : float
         The largest error bound seen, >= 0.
+    image_is : str
+        received, reference or either: which image is in hand when the bound is used. With Gaussian interpolation
+        the two are read through different filters (docs/guarantees.md, D.5).
     dataset, split, seed, preprocessing_digest, method, version, created, command
         Where the numbers come from. A bound is valid only behind the very same P.
 
@@ -79,6 +82,7 @@ class Calibration:
     preprocessing_digest: str
     method: str
     largest_bound: float
+    image_is: str
     version: str
     created: str
     command: str
@@ -97,6 +101,7 @@ class Calibration:
             self._require(name, fine, f"between 1 and {LARGEST_SAMPLE}")
         for name in ("pilot_images", "pilot_draws", "largest_bound"):
             self._require(name, getattr(self, name) >= 0, ">= 0")
+        self._require("image_is", self.image_is in (*ImageIs, "either"), "received, reference or either")
         self._require("rho_E", 0.0 <= self.rho_E < 0.5, "in [0, 0.5)")
         self._require("confidence", 0.0 < self.confidence < 1.0, "in (0, 1)")
         self._require("images_passed", 0 <= self.images_passed <= self.images, f"in [0, {self.images}]")
@@ -108,6 +113,10 @@ class Calibration:
     def _require(self, name: str, fine: bool, allowed: str) -> None:
         if not fine:
             raise CalibrationError(f"{name} must be {allowed}, not {getattr(self, name)}")
+
+    def is_for(self, image_is: ImageIs) -> bool:
+        """Whether the bound holds with such an image in hand."""
+        return self.image_is in (image_is, "either")
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Calibration:

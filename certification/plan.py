@@ -222,6 +222,10 @@ class CertificationPlan(Effort):
                 f"the stored error bound is for {stored.transformation} with sigma_gamma = "
                 f"{stored.sigma_gamma}, not for {self.transformation} with {self.sigma_gamma}"
             )
+        if not stored.is_for(self.image_is):
+            raise CalibrationError(
+                f"the stored error bound is for a {stored.image_is} image, not for a {self.image_is} one"
+            )
         if half_width > stored.attack_range:
             raise CalibrationError(
                 f"attack_range {half_width} is beyond the calibrated {stored.attack_range} {self.transformation.unit}"

@@ -298,6 +298,8 @@ def forward_error_bounds(
 ) -> NDArray[np.float64]:
     """Bound ``max_gamma |P T_beta round8(T_gamma x) - P T_(beta+gamma) x|_2`` for a known image (Eq. 7, 8).
 
+    With Gaussian interpolation the second P is ``operator.for_original()``.
+
     Cells of the attack range are refined best-first, all draws side by side: the cells with a draw's largest
     bounds are halved until its bound is at most ``target``, its cells are narrow (``cell_width``), its
     budget is spent or the deadline passes.
@@ -329,8 +331,10 @@ def forward_error_bounds(
     image, draws = _checked(reference, parameters, transformation, half_width)
     if isinstance(operator, GaussianOperator):
         with stage("bound"):
-            errors = known_image_errors(image[None], transformation, half_width, operator, floor=target or 0.0)
-        return np.full(len(draws), errors[0])
+            (error,) = known_image_errors(
+                image[None], transformation, half_width, operator, operator.for_original(), floor=target or 0.0
+            )
+        return np.full(len(draws), error)
     width, dimensions = settings.width(transformation), DIMENSIONS[transformation]
     slack = _slack(operator, image.shape[2])
     goal = -math.inf if target is None else (max(target - slack, 0.0) * (1.0 - 2.0**-48)) ** 2

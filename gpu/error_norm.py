@@ -18,6 +18,8 @@ ROUND8_SLACK = 2.0**-20
 """In units of 1/255: an attacker may round a tie, or a value just beside it, either way."""
 FLOAT32_SLACK = 2.0**-24
 """A multiple of 1/255 stored as float32 is at most this far off."""
+PRESENT = 1e-200
+"""A stray that adds nothing; see ``chord_bodies.attacked_cell``."""
 
 
 @scalar

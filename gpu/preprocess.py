@@ -21,6 +21,11 @@ LEAST_SIGMA = 1.5
 """Pixels; below it, sums over the pixel grid would no longer be integrals over the plane (``residual``)."""
 REACH = 5.0
 """Standard deviations beyond which a Gaussian weight is left out."""
+ATTACK_BLUR = 0.12
+"""Pixels^2: about what the attack's bilinear interpolation adds to a filter's variance on an axis.
+
+That is ``a (1 - a)`` between pixels, ``a`` the fractional part: nothing for no attack, 1/6 in the mean.
+"""
 
 
 class PreprocessingError(ValueError):
@@ -122,6 +127,14 @@ class GaussianOperator:
         total = float(normal_density(steps, self.sigma).sum())
         return total * total * (1.0 + 2.0**-40)
 
+    def for_original(self) -> GaussianOperator:
+        """What reads a known image where this reads its attacks, which are blurred already (``residual``)."""
+        return GaussianOperator(self.weights, math.sqrt(self.sigma**2 + ATTACK_BLUR))
+
+    def for_attacked(self) -> GaussianOperator:
+        """What reads an attacked image where this reads its original; the vignette and another width."""
+        return GaussianOperator(self.weights, math.sqrt(self.sigma**2 - ATTACK_BLUR))
+
     def masked(self, images: NDArray[np.floating]) -> NDArray[np.float64]:
         """``m x`` of images [N, H, W, C], as [N, C, H, W]."""
         values = np.asarray(images, dtype=np.float64) * self.weights[None, :, :, None]
@@ -134,11 +147,13 @@ class GaussianOperator:
         return np.asarray(out, dtype=np.float32)
 
 
-def normal_density(distance: NDArray[np.floating] | NDArray[np.int64], sigma: float) -> NDArray[np.float64]:
-    """The normal density of standard deviation ``sigma``, zero beyond ``REACH * sigma``."""
+def normal_density(
+    distance: NDArray[np.floating] | NDArray[np.int64], sigma: float, reach: float = REACH
+) -> NDArray[np.float64]:
+    """The normal density of standard deviation ``sigma``, zero beyond ``reach * sigma``."""
     d = np.asarray(distance, dtype=np.float64)
     density = np.exp(-0.5 * (d / sigma) ** 2) / (sigma * math.sqrt(2.0 * math.pi))
-    return np.where(np.abs(d) <= REACH * sigma, density, 0.0)
+    return np.where(np.abs(d) <= reach * sigma, density, 0.0)
 
 
 def filter_matrix(size: int, sigma: float, pad: int = 0) -> NDArray[np.float64]:
@@ -214,8 +229,9 @@ class Preprocessing:
                 raise PreprocessingError("gaussian interpolation has no blur_size, resize or crop")
 
     def digest(self) -> str:
-        """SHA-256 of the settings: two equal digests mean the same operator on the same image size."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of the settings: two equal digests mean the same operators on the same image size."""
+        blur = {"attack_blur": ATTACK_BLUR} if self.interpolation == "gaussian" else {}
+        return hashlib.sha256(json.dumps(asdict(self) | blur, sort_keys=True).encode()).hexdigest()
 
     def operator(self, height: int, width: int) -> AnyOperator:
         """P for images of ``height`` x ``width`` pixels."""

@@ -13,15 +13,20 @@ sigma allowed, times the sum of squares of ``m x'`` and ``m x``. So ``|D|_2`` on
 padded so that nothing is cut, bounds the error of all draws at once, and there is no share ``rho_E`` of draws that
 exceed it. A bilinear ``T_beta`` has no such property: it spreads pixels by amounts that vary over the image.
 
-*Known image.* Over a small cell of gamma, ``T_gamma x`` is near its chord (rotation: as in ``cover``; translation:
-it *is* multilinear between integers), and ``S_gamma x`` is within ``w^2 / 8`` times the norm of its second
-derivative, which does not depend on gamma, per axis. So the largest residual at the corners, plus these terms and
-what rounding to 8 bits adds, bounds the cell.
+*Known image.* ``x'`` may be read with one width, s, and x with another, s': the ``S_0 x'`` that follows is of the
+first, ``S_gamma x`` of the second (D.5 in docs/guarantees.md says what for). On the whole plane norms and inner
+products of such images are sums over pairs of pixels of normal densities (``known_bodies``). Over a cell of angles
+``x' = round8(T_gamma x)`` is near a chord, and often known exactly (``chord_bodies.attacked_cell``); between integer
+shifts ``T_gamma x`` is multilinear. ``S_gamma x`` is within ``w^2 / 8`` times the norm of its second derivative, per
+axis, of its chord; that norm does not depend on gamma. So ``D`` is ``D_c + A e`` plus that, where ``D_c`` is an
+average of the cell's corners, ``|e| <= b`` pixel by pixel, and ``A = S_0 m`` has no negative entry, and at every corner
+
+    |D_c + A e|^2 <= |D_c|^2 + 2 <|A'D_c|, b> + |A b|^2 .
 
 *Received image.* See ``received``.
 
-Arithmetic is float64 to nearest; ``ARITHMETIC_SLACK`` covers what that costs, ``residual_terms.slack`` also the
-weights left out.
+Arithmetic is float64 to nearest; ``GRAM_SLACK`` covers what that costs sums that nearly cancel, and the densities left
+out beyond ``GRAM_REACH``; ``ARITHMETIC_SLACK`` the rest; ``LEFT_OUT`` the weights that the served map leaves out.
 """
 
 from __future__ import annotations
@@ -32,16 +37,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cover import ARITHMETIC_SLACK, COARSE
+from .error_norm import PRESENT
 from .geometry import GeometryError, kind_of
-from .inverse import TOLERANCE
 from .kernels import residual as kernels
-from .preprocess import GaussianOperator, filter_matrix
+from .preprocess import Bands, GaussianOperator, normal_density
 from .received import received_image_error
-from .residual_terms import alias, curvature, filter_bands, most_energy, norm_of, padding, slack, with_slack
-from .warp import check_images
+from .residual_terms import LEFT_OUT, alias, curvature, most_energy, padding
+from .warp import PIXEL_SLACK, check_images
 
 SHIFT_STEP = 0.25
 """Distance of the shifts at which a known image's residual is computed first, pixels; divides 1."""
+LEAST_HALF_WIDTH = 1e-6
+"""Degrees; a narrower attack range is bounded as this one."""
+GRAM_REACH = 7.5
+"""Standard deviations beyond which a density is left out of sums over pairs; what is left weighs below 1e-12."""
+GRAM_SLACK = 4e-12
+"""Of the energy of x' and x, in a squared norm; ``SUM_SLACK`` more for every number that is added up."""
+SUM_SLACK = 2.0**-50
 
 
 def known_image_errors(
@@ -49,12 +61,13 @@ def known_image_errors(
     transformation: str,
     half_width: float,
     operator: GaussianOperator,
+    original: GaussianOperator | None = None,
     *,
     tolerance: float = 0.02,
     floor: float = 0.0,
     budget: int = 20_000,
 ) -> NDArray[np.float64]:
-    """Bound ``max_gamma |S_beta round8(T_gamma x) - S_(beta+gamma) x|_2`` for every beta.
+    """Bound ``max_gamma |S_beta round8(T_gamma x) - S'_(beta+gamma) x|_2`` for every beta.
 
     Parameters
     ----------
@@ -64,11 +77,13 @@ def known_image_errors(
     half_width : float
         G of the attack range ``[-G, G]^d``, finite and ``>= 0``; degrees (at most 180) or pixels.
     operator : GaussianOperator
+        S, which reads the attacked image.
+    original : GaussianOperator, optional
+        S', which reads the image itself: S, or the same vignette and another width.
     tolerance, floor : float
-        Refinement of an image stops at ``1 + tolerance`` times its largest residual found (rotation; before
-        what rounding to 8 bits can add), or at ``floor``.
+        Refinement of an image stops at ``1 + tolerance`` times its largest residual found, or at ``floor``.
     budget : int
-        Rotation: cells an image; an image that needs more gets an infinite bound.
+        Rotation: cells an image; those left over are not refined.
 
     Returns
     -------
@@ -77,48 +92,81 @@ def known_image_errors(
     Raises
     ------
     GeometryError
-        If an argument is out of range.
+        If an argument is out of range, or the operators do not fit the images or each other.
     """
     kind_of(transformation)
     limit = 180.0 if transformation == "rotation" else math.inf
     if not (0.0 <= half_width <= limit and math.isfinite(half_width)):
         raise GeometryError(f"half_width must be finite, >= 0 and <= {limit}, not {half_width}")
     exact = check_images(images).astype(np.float64)
+    original = original or operator
     if operator.input_shape != exact.shape[1:3]:
         raise GeometryError(f"the operator is for {operator.input_shape}, the images are {exact.shape[1:3]}")
-    pad, sources, channels = padding(operator, transformation, half_width), operator.masked(exact), exact.shape[3]
-    rows, columns = filter_bands(operator, pad, 0)
-    operands = (
-        exact, operator.weights, sources, rows.start, rows.weights, columns.start, columns.weights, operator.sigma,
-        operator.reach, pad,
-    )  # fmt: skip
-    bending = curvature(sources, operator, transformation, pad)
-    out = np.empty(len(exact))
-    # The floor is meant for the result, so what is added below comes off it first.
+    if not np.array_equal(operator.weights, original.weights):
+        raise GeometryError("both operators need the same vignette")
+    sources, mask = original.masked(exact), operator.weights
+    gram = _gram(operator.input_shape, math.sqrt(2.0) * operator.sigma)
+    own = _squares(sources, _gram(operator.input_shape, math.sqrt(2.0) * original.sigma))
+    sigma = math.hypot(operator.sigma, original.sigma)
+    bending = curvature(sources, original, transformation, padding(original, transformation, half_width))
+    bending = bending * (1.0 + 1e-6)
     energy = most_energy(sources, operator)
-    aliased = math.sqrt(2.0 * alias(operator) * float(energy.max()))
-    floor = max((floor - slack(operator, channels, pad)) / (1.0 + 2.0 * ARITHMETIC_SLACK) - aliased, 0.0)
+    # The floor is meant for the result, so what is added below comes off it first.
+    excess, slack = _excess(energy, operator, original), _slack(sources, operator)
+    floors = np.maximum((floor - slack) / (1.0 + 2.0 * ARITHMETIC_SLACK) - np.sqrt(excess), 0.0)
+    bands = [array for side in gram for array in (side.start, side.weights)]
+    out = np.empty(len(exact))
     if transformation == "rotation":
+        framed = np.pad(exact.transpose(0, 3, 1, 2), ((0, 0), (0, 0), (1, 1), (1, 1)))
+        still = np.stack([framed, framed, np.where(framed > 0.0, PRESENT, 0.0)], axis=2)
         kernels.rotation_cpu(
-            *operands, math.radians(half_width), bending, math.radians(COARSE), tolerance, floor, budget, TOLERANCE,
+            exact, still, mask, sources, *bands, sigma, GRAM_REACH * sigma, own,
+            math.radians(max(half_width, LEAST_HALF_WIDTH)), bending, math.radians(COARSE), tolerance, floors, budget,
             out,
         )  # fmt: skip
     else:
         steps = np.arange(math.ceil(-half_width / SHIFT_STEP), math.floor(half_width / SHIFT_STEP) + 1) * SHIFT_STEP
-        rounding = _shifted_rounding(exact, operator)
         coarse = 0.125 * SHIFT_STEP**2 * bending
         shifts = np.unique([-half_width, *steps, half_width])
-        kernels.translation_cpu(*operands, shifts, coarse, 0.25 * coarse, floor - rounding, out)
-        out += rounding
-    return with_slack(out, energy, operator, channels, pad)
+        kernels.translation_cpu(
+            exact, mask, sources, *bands, sigma, GRAM_REACH * sigma, own, shifts,
+            coarse, 0.25 * coarse, floors, out,
+        )  # fmt: skip
+    out = np.sqrt(np.square(out) + excess) * (1.0 + ARITHMETIC_SLACK) + slack
+    return np.where(np.isfinite(out), out, np.inf)
 
 
-def _shifted_rounding(images: NDArray[np.float64], operator: GaussianOperator) -> NDArray[np.float64]:
-    """``|S_0 r|_2`` [N]: r is at most ``TOLERANCE``, and only where a shifted image can be non-zero."""
-    filled = np.pad(images > 0.0, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    spread = filled[:, 1:, 1:] | filled[:, :-1, 1:] | filled[:, 1:, :-1] | filled[:, :-1, :-1]
-    rows, columns = (filter_matrix(size, operator.sigma, math.ceil(operator.reach)) for size in spread.shape[1:3])
-    return norm_of([(rows, np.where(spread, TOLERANCE, 0.0).transpose(0, 3, 1, 2), columns)])
+def _gram(shape: tuple[int, int], sigma: float) -> tuple[Bands, Bands]:
+    """Normal densities between the pixels of an axis, rows and columns; hardly cut."""
+    sides = [np.arange(size)[:, None] - np.arange(size)[None, :] for size in shape]
+    rows, columns = (
+        Bands.from_dense(np.where(abs(d) <= GRAM_REACH * sigma, normal_density(d, sigma, math.inf), 0.0)) for d in sides
+    )
+    return rows, columns
+
+
+def _squares(values: NDArray[np.float64], gram: tuple[Bands, Bands]) -> NDArray[np.float64]:
+    """``v'G v`` [N] of images [N, C, H, W]."""
+    filtered = np.einsum("ij,ncjk,lk->ncil", gram[0].dense(), values, gram[1].dense(), optimize=True)
+    return np.asarray((values * filtered).sum(axis=(1, 2, 3)))
+
+
+def _excess(
+    energy: NDArray[np.float64], operator: GaussianOperator, original: GaussianOperator
+) -> NDArray[np.float64]:
+    """What sums over a moved grid and float64 may add to a square [N]."""
+    rows, columns = operator.output_shape
+    relative = GRAM_SLACK + SUM_SLACK * rows * columns
+    return energy * (max(alias(operator), alias(original)) + relative)
+
+
+def _slack(sources: NDArray[np.float64], operator: GaussianOperator) -> NDArray[np.float64]:
+    """What the weights left out, float32 pixels and float64 arithmetic may add to an error [N]."""
+    channels = sources.shape[1]
+    seen = math.sqrt(channels * float(np.square(operator.weights).sum()))
+    pixels = 2.0 * PIXEL_SLACK * math.sqrt(math.prod(operator.output_shape) * channels)
+    norms = np.sqrt(np.square(sources).sum(axis=(1, 2, 3)))
+    return np.asarray(LEFT_OUT * (norms + seen) + pixels + ARITHMETIC_SLACK)
 
 
 __all__ = ["known_image_errors", "received_image_error"]

@@ -7,9 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .cover import ARITHMETIC_SLACK
 from .preprocess import Bands, GaussianOperator, filter_matrix
-from .warp import PIXEL_SLACK
 
 LEFT_OUT = 5e-6
 """At least the weights of the pixels that lie beyond ``REACH`` standard deviations of a point on an axis."""
@@ -68,25 +66,9 @@ def curvature(
     ])  # fmt: skip
 
 
-def slack(operator: GaussianOperator, channels: int, pad: int) -> float:
-    """What the weights left out, float32 pixels and float64 arithmetic may add to an error."""
-    height, width = operator.input_shape
-    truncation = 5.0 * LEFT_OUT * math.sqrt((height + 2 * pad) * (width + 2 * pad) * channels)
-    return truncation + 2.0 * PIXEL_SLACK * math.sqrt(height * width * channels) + ARITHMETIC_SLACK
-
-
 def alias(operator: GaussianOperator) -> float:
     """By how much, per unit of energy, a sum of squares over a moved grid may differ from the integral."""
     return 8.2 * math.exp(-((math.pi * operator.sigma) ** 2))
-
-
-def with_slack(
-    errors: NDArray[np.float64], energy: NDArray[np.float64], operator: GaussianOperator, channels: int, pad: int
-) -> NDArray[np.float64]:
-    """Errors plus :func:`slack` and what the sum over another grid may add."""
-    total = np.sqrt(errors**2 + 2.0 * alias(operator) * energy) * (1.0 + ARITHMETIC_SLACK)
-    total += slack(operator, channels, pad)
-    return np.where(np.isfinite(total), total, np.inf)
 
 
 def most_energy(sources: NDArray[np.float64], operator: GaussianOperator) -> NDArray[np.float64]:

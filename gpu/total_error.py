@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 from . import total_shift
 from .cover import operands_of, with_slack
 from .error_bound import BoundSettings, Stage, no_stage
+from .error_norm import PRESENT
 from .geometry import GeometryError, as_parameters, kind_of
 from .kernels import total_error as kernels
 from .preprocess import AnyOperator, Bands, GaussianOperator, Operator
@@ -57,8 +58,6 @@ COARSE_PIXELS = 0.5
 """How far the outermost pixels move over one of the first cells of an angle."""
 FINE_PIXELS = 0.01
 """The same over the last cells, unless a cell width is set."""
-PRESENT = 1e-200
-"""A stray that adds nothing; see ``total_bodies.attacked_cell``."""
 LEAST_HALF_WIDTH = 1e-6
 """Degrees; a narrower attack range is bounded as this one."""
 
@@ -79,7 +78,8 @@ class TotalErrors:
     half_width : float
         G of the attack range ``[-G, G]^d``; degrees or pixels.
     operator : Operator or GaussianOperator
-        P for H x W. With Gaussian interpolation all parameters have the same bound (``residual``).
+        P for H x W. With Gaussian interpolation all parameters have the same bound (``residual``), and the second P
+        is ``operator.for_original()``.
     settings : BoundSettings
         Rotation: ``cell_width`` is the least width of a cell of gamma, ``cell_budget`` the cells of one draw,
         ``chunk_bytes`` the memory for all. Translation needs none of them.
@@ -148,7 +148,8 @@ class TotalErrors:
         assert isinstance(self.operator, GaussianOperator)
         image = np.asarray(self.reference)[None]
         half_width = min(self.half_width, 180.0) if self.transformation == "rotation" else self.half_width
-        return float(known_image_errors(image, self.transformation, half_width, self.operator)[0])
+        original = self.operator.for_original()
+        return float(known_image_errors(image, self.transformation, half_width, self.operator, original)[0])
 
     @cached_property
     def _bilinear(self) -> tuple[NDArray[np.float64], NDArray[np.bool_], Arrays]:
@@ -197,7 +198,7 @@ class Chords:
     base, levels : int
         Cells of the first level, and how often they are halved.
     chords : ndarray [base (2^(levels + 1) - 1), C, 3, H + 2, W + 2]
-        The chord's ends, and how far the rounded image is from it at most; see ``total_bodies.attacked_cell``.
+        The chord's ends, and how far the rounded image is from it at most; see ``chord_bodies.attacked_cell``.
     """
 
     def __init__(self, planes: NDArray[np.float64], half_width: float, settings: BoundSettings) -> None:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from certification import __version__
 from certification.calibration import Calibration, image_holds, q_lower
-from certification.vocabulary import Transformation
+from certification.vocabulary import ImageIs, Transformation
 from gpu.cover import largest_rotation_errors, translation_draw_errors
 from gpu.preprocess import AnyOperator, GaussianOperator, Operator
 from gpu.residual import known_image_errors
@@ -44,6 +44,7 @@ class Task:
     preprocessing_digest: str
     transformation: str
     attack_range: float
+    image_is: str
     sigma_gamma: float
     split: str
     images: int
@@ -74,11 +75,20 @@ def pilot_errors(
     return out
 
 
+def both(operator: GaussianOperator, task: Task) -> tuple[GaussianOperator, GaussianOperator]:
+    """What reads the attacked image, and what reads the original (docs/guarantees.md, D.5)."""
+    if task.image_is == ImageIs.RECEIVED:
+        return operator.for_attacked(), operator
+    return operator, operator.for_original()
+
+
 def choose_error_bound(images: NDArray[np.float32], task: Task, operator: AnyOperator) -> float:
     """E from pilot images: with Gaussian interpolation a quantile of their bounds, else above all sampled errors."""
     if isinstance(operator, GaussianOperator):
         bounds = np.concatenate([
-            known_image_errors(images[first : first + CHUNK], task.transformation, task.attack_range, operator)
+            known_image_errors(
+                images[first : first + CHUNK], task.transformation, task.attack_range, *both(operator, task)
+            )
             for first in tqdm(range(0, len(images), CHUNK), desc="pilot", mininterval=2.0)
         ])  # fmt: skip
         return math.ceil(1000.0 * float(np.quantile(bounds, task.quantile, method="higher"))) / 1000.0
@@ -92,7 +102,9 @@ def image_bounds(
     """For each image: the largest bound of its errors, and whether it holds the property (Eq. 6, inside)."""
     if isinstance(operator, GaussianOperator) or task.transformation == "rotation":
         if isinstance(operator, GaussianOperator):
-            found = known_image_errors(images, task.transformation, task.attack_range, operator, floor=error_bound)
+            found = known_image_errors(
+                images, task.transformation, task.attack_range, *both(operator, task), floor=error_bound
+            )
         else:
             found = largest_rotation_errors(images, task.attack_range, operator, floor=error_bound)
         return [(float(bound), bool(bound <= error_bound)) for bound in found]
@@ -174,6 +186,7 @@ def calibrate(
         preprocessing_digest=task.preprocessing_digest,
         method="drawn parameters" if drawn else "every parameter at once",
         largest_bound=max(bounds),
+        image_is=task.image_is,
         version=__version__,
         created=datetime.now(UTC).date().isoformat(),
         command=command,
@@ -198,6 +211,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("card", type=Path, help="path of a card.toml")
     parser.add_argument("--data", type=Path, required=True, help="root of the data set in torchvision's layout")
     parser.add_argument("--attack-range", type=float, required=True, help="half-width, degrees or pixels")
+    parser.add_argument(
+        "--image-is",
+        choices=[str(i) for i in ImageIs],
+        help="which image is in hand (needed for Gaussian interpolation, where it matters)",
+    )
     parser.add_argument("--images", type=int, default=1000, help="images that q_E is tested on")
     parser.add_argument("--draws", type=int, default=8000, help="parameters an image")
     parser.add_argument("--pilot-images", type=int, default=1000)
@@ -210,7 +228,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rho", type=float, default=1e-3)
     parser.add_argument("--confidence", type=float, default=0.999)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="default: bounds/<transformation>-<range>.json beside the card")
+    parser.add_argument("--out", type=Path, help="default: bounds/<transformation>-<range>[-<image>].json")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -219,13 +237,19 @@ def run(arguments: argparse.Namespace) -> int:
     if card.noise.transformation == "none" or not 0.0 < arguments.attack_range <= card.attack_range_limit:
         print(f"{card.id}: no transformation, or attack range outside (0, {card.attack_range_limit}]", file=sys.stderr)
         return 2
+    matters = card.preprocessing.interpolation == "gaussian"
+    if matters != (arguments.image_is is not None):
+        needs = "needs" if matters else "takes no"
+        print(f"{card.id}: {card.preprocessing.interpolation} interpolation {needs} --image-is", file=sys.stderr)
+        return 2
+    image_is = arguments.image_is or "either"
     task = Task(
-        card.id, card.preprocessing.digest(), card.noise.transformation, arguments.attack_range,
+        card.id, card.preprocessing.digest(), card.noise.transformation, arguments.attack_range, image_is,
         card.noise.sigma_gamma, "train", arguments.images, arguments.draws, arguments.pilot_images,
         arguments.pilot_draws, arguments.margin, arguments.quantile, arguments.rho, arguments.confidence,
         arguments.seed,
     )  # fmt: skip
-    name = f"{task.transformation}-{task.attack_range:g}"
+    name = f"{task.transformation}-{task.attack_range:g}" + ("" if image_is == "either" else f"-{image_is}")
     out = arguments.out or card.path.parent / "bounds" / f"{name}.json"
     images, _ = load_mnist(arguments.data, train=True)
     command = f"surety calibrate {card.id}/card.toml " + shlex.join(_relevant(arguments))
@@ -244,7 +268,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _relevant(arguments: argparse.Namespace) -> list[str]:
     named = {
-        "attack-range": arguments.attack_range, "images": arguments.images, "draws": arguments.draws,
+        "attack-range": arguments.attack_range, "image-is": arguments.image_is, "images": arguments.images,
+        "draws": arguments.draws,
         "pilot-images": arguments.pilot_images, "pilot-draws": arguments.pilot_draws, "margin": arguments.margin,
         "quantile": arguments.quantile,
         "error-bound": arguments.error_bound, "rho": arguments.rho, "confidence": arguments.confidence,

@@ -62,7 +62,8 @@ def evaluate_image(
     device: str,
 ) -> dict[str, Any]:  # fmt: skip
     """One certificate as a row: label, radius, votes, seconds, reason; where it abstains, also PREDICT's label."""
-    votes = BaseClassifierVotes(model, image, plan.transformation, key=seed.to_bytes(16, "little"), device=device)
+    key, through = seed.to_bytes(16, "little"), model.measured_through(plan)
+    votes = BaseClassifierVotes(model, image, plan.transformation, key=key, device=device, operator=through)
     bounds = ImageErrorBounds(model, image, plan.attack_range, plan.image_is, settings, device)
     start = time.perf_counter()
     outcome = certify(plan, votes, bounds)
@@ -78,7 +79,8 @@ def evaluate_image(
             "label": outcome.label, "predicted": outcome.label, "radius": outcome.radius,
             "covers": outcome.covers_attack_range,
         }  # fmt: skip
-    return row | {"predicted": predict(plan, votes).label}
+    served = BaseClassifierVotes(model, image, plan.transformation, key=key + b"predict", device=device)
+    return row | {"predicted": predict(plan, served).label}
 
 
 def summarise(rows: list[dict[str, Any]], radii: list[float]) -> dict[str, Any]:
@@ -130,14 +132,15 @@ class Evaluation:
         self.device = select_device(arguments.device)
         self.model = model = load_model(read_card(arguments.card), self.device)
         transformation, guarantee = Transformation(model.card.noise.transformation), Guarantee(arguments.guarantee)
-        stored = model.calibration_for(transformation, arguments.attack_range)
+        image_is = ImageIs(arguments.image_is)
+        stored = model.calibration_for(transformation, arguments.attack_range, image_is)
         self.plan = CertificationPlan(
             transformation=transformation,
             guarantee=guarantee,
             attack_range=AttackRange(transformation, arguments.attack_range),
             sigma_gamma=model.card.noise.sigma_gamma,
             sigma_delta=model.card.noise.sigma_delta,
-            image_is=ImageIs(arguments.image_is),
+            image_is=image_is,
             bound_for_all=model.bound_for_all,
             max_votes=arguments.max_votes,
             calibration=stored if guarantee is Guarantee.DISTRIBUTIONAL else None,

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from certification.calibration import Calibration
-from certification.vocabulary import CalibrationError, Transformation
+from certification.plan import CertificationPlan
+from certification.vocabulary import CalibrationError, Guarantee, ImageIs, Transformation
 from gpu.lattice import LatticeNoise, lattice_loss
 from gpu.preprocess import AnyOperator, GaussianOperator
 from gpu.warp import PIXEL_SLACK
@@ -47,6 +48,19 @@ class LoadedModel:
         """Whether one error bound of an image holds for every drawn parameter: with Gaussian interpolation."""
         return isinstance(self.operator, GaussianOperator)
 
+    def measured_through(self, plan: CertificationPlan) -> AnyOperator:
+        """The P behind which a certificate's votes are cast.
+
+        It is the P of the smoothed classifier that the certificate is about, unless its interpolation is Gaussian: then
+        an attacked image, which the attack has blurred, is compared with its original through filters of two widths
+        (docs/guarantees.md, D.5); the error bound of a received image itself (``received``) knows one width.
+        """
+        if not isinstance(self.operator, GaussianOperator) or not plan.has_both_noises:
+            return self.operator
+        if plan.image_is is ImageIs.REFERENCE:
+            return self.operator.for_original()
+        return self.operator.for_attacked() if plan.guarantee is Guarantee.DISTRIBUTIONAL else self.operator
+
     @cached_property
     def lattice_noise(self) -> LatticeNoise:
         """The pixel noise of l2 certificates."""
@@ -59,11 +73,10 @@ class LoadedModel:
         numbers = self.card.input.channels * rows * columns
         return lattice_loss(numbers, PIXEL_SLACK), numbers * self.lattice_noise.total_variation
 
-    def calibration_for(self, transformation: str, half_width: float) -> Calibration | None:
+    def calibration_for(self, transformation: str, half_width: float, image_is: ImageIs) -> Calibration | None:
         """The stored bound with the smallest range that covers ``half_width``; else the widest one, or None."""
-        stored = sorted(
-            (c for c in self.calibrations if c.transformation == transformation), key=lambda c: c.attack_range
-        )
+        fitting = [c for c in self.calibrations if c.transformation == transformation and c.is_for(image_is)]
+        stored = sorted(fitting, key=lambda c: c.attack_range)
         return next((c for c in stored if c.attack_range >= half_width), stored[-1] if stored else None)
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -55,13 +56,17 @@ class Noise:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and with which step sizes; weights are averaged after the share ``average_from`` of the epochs."""
+    """How long and with which step sizes; weights are averaged after the share ``average_from`` of the epochs.
+
+    ``silent_share`` of the images get no pixel noise, and labels are smoothed by ``label_smoothing``.
+    """
 
     epochs: int = 20
     batch_size: int = 256
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
     silent_share: float = 0.2
+    label_smoothing: float = 0.02
     average_from: float = 0.7
 
 
@@ -128,7 +133,8 @@ def train_network(
         for step in tqdm(range(steps), desc=f"epoch {epoch + 1}/{schedule.epochs}", leave=False, mininterval=5.0):
             chosen = order[step * schedule.batch_size : (step + 1) * schedule.batch_size]
             batch = noisy_batch(images[chosen], noise, operator, generator, silent_share=schedule.silent_share)
-            loss = functional.cross_entropy(network(batch), torch.from_numpy(labels[chosen]), label_smoothing=0.02)
+            logits, truth = network(batch), torch.from_numpy(labels[chosen])
+            loss = functional.cross_entropy(logits, truth, label_smoothing=schedule.label_smoothing)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -173,6 +179,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=Schedule.epochs)
     parser.add_argument("--batch-size", type=int, default=Schedule.batch_size)
     parser.add_argument("--learning-rate", type=float, default=Schedule.learning_rate)
+    parser.add_argument("--silent-share", type=float, default=Schedule.silent_share, help="images without pixel noise")
+    parser.add_argument("--label-smoothing", type=float, default=Schedule.label_smoothing)
+    parser.add_argument("--start", type=Path, help="weights to start from (safetensors), instead of random ones")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--images", type=int, help="train on the first so many images only")
 
@@ -190,9 +199,21 @@ def run(arguments: argparse.Namespace) -> int:
     torch.manual_seed(arguments.seed)
     design = card.architecture
     network = build(design.name, len(card.class_names), card.input.channels, operator.output_shape, design.options)
+    if arguments.start is not None:
+        try:
+            network.load_state_dict(load_file(arguments.start))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            print(f"{arguments.start}: not weights of {design.name}: {error}", file=sys.stderr)
+            return 2
     if design.mean is not None and design.std is not None:
         network = Normalised(network, design.mean, design.std)
-    schedule = Schedule(arguments.epochs, arguments.batch_size, arguments.learning_rate)
+    schedule = Schedule(
+        arguments.epochs,
+        arguments.batch_size,
+        arguments.learning_rate,
+        silent_share=arguments.silent_share,
+        label_smoothing=arguments.label_smoothing,
+    )
     network = train_network(network, images, labels, noise, operator, schedule, seed=arguments.seed)
     test_images, test_labels = load_mnist(arguments.data, train=False)
     clean = accuracy(network, test_images, test_labels, operator, None)
@@ -201,7 +222,9 @@ def run(arguments: argparse.Namespace) -> int:
     save_file({name: tensor.contiguous() for name, tensor in plain.state_dict().items()}, card.weights_file)
     command = (
         f"surety train {card.id}/card.toml --data DATA --epochs {arguments.epochs} --seed {arguments.seed} "
-        f"--batch-size {arguments.batch_size} --learning-rate {arguments.learning_rate} --images {len(images)}"
+        f"--batch-size {arguments.batch_size} --learning-rate {arguments.learning_rate} --images {len(images)} "
+        f"--silent-share {arguments.silent_share} --label-smoothing {arguments.label_smoothing}"
+        + (" --start WEIGHTS" if arguments.start else "")
     )
     figures: dict[str, dict[str, str | int | float]] = {
         "weights": {"sha256": file_digest(card.weights_file)},

@@ -16,6 +16,7 @@ from torch import Tensor
 from certification.vocabulary import Transformation
 from gpu.kernels import lattice, noise
 from gpu.lattice import to_lattice
+from gpu.preprocess import AnyOperator
 from gpu.warp import warp_batch
 
 from .registry import LoadedModel
@@ -54,6 +55,8 @@ class BaseClassifierVotes:
     key : bytes
         What the noise follows from: unforeseeable in service, fixed in tests.
     device : {"cpu", "cuda"}
+    operator : AnyOperator, optional
+        The P behind which votes are cast; the model's own by default.
     batch_size : int, optional
         Images in one forward pass, which bounds the memory; by default fewer of larger ones.
     check : callable
@@ -80,6 +83,7 @@ class BaseClassifierVotes:
         *,
         key: bytes,
         device: str = "cpu",
+        operator: AnyOperator | None = None,
         batch_size: int | None = None,
         check: Callable[[], None] = nothing,
     ) -> None:
@@ -89,6 +93,7 @@ class BaseClassifierVotes:
         if transformation not in card.transformations:
             raise ValueError(f"{card.id} has noise for {card.transformations}, not for {transformation}")
         self.model, self.image, self.transformation, self.device = model, image, transformation, device
+        self._operator = operator or model.operator
         self.batch_size = batch_size or default_batch_size(device, math.prod(self._shape))
         self._check = check
         self._generator = np.random.Generator(np.random.Philox(key=_words(key, b"parameters", 16)))
@@ -164,8 +169,8 @@ class BaseClassifierVotes:
         """``P T_beta x`` [N, C, h, w] on the device."""
         warped = torch.empty((len(parameters), *self._shape), dtype=torch.float32, device=self.device)
         at = parameters[:, 0] if self.transformation is Transformation.ROTATION else parameters
-        kind, operator = str(self.transformation), self.model.operator
-        warp_batch(self.image[None], at, kind, operator, device=self.device, out=self._buffer(warped))
+        kind = str(self.transformation)
+        warp_batch(self.image[None], at, kind, self._operator, device=self.device, out=self._buffer(warped))
         return warped
 
     def _fill_lattice(self, batch: Tensor, draws: NDArray[np.int64], votes: NDArray[np.int64]) -> None:
@@ -175,12 +180,12 @@ class BaseClassifierVotes:
 
     @cached_property
     def _on_lattice(self) -> NDArray[np.int32]:
-        return to_lattice(self.model.operator.apply(self.image[None])[0])
+        return to_lattice(self._operator.apply(self.image[None])[0])
 
     @property
     def _shape(self) -> tuple[int, int, int]:
         """[C, h, w] of what the network sees."""
-        return (self.image.shape[2], *self.model.operator.output_shape)
+        return (self.image.shape[2], *self._operator.output_shape)
 
     def _buffer(self, tensor: Tensor) -> Any:
         """What a kernel can write to."""

@@ -21,6 +21,7 @@ from certification.procedures import certify, predict
 from certification.protocols import ErrorBoundSource
 from certification.vocabulary import Guarantee, Transformation
 from gpu.error_bound import BoundSettings
+from gpu.preprocess import AnyOperator
 from models.error_bounds import ImageErrorBounds
 from models.registry import LoadedModel, Registry
 from models.votes import BaseClassifierVotes
@@ -79,7 +80,8 @@ class Certifier:
         plan, clock = task.plan, task.clock
         clock.check = cancellation.check
         bounds = self._error_bounds(task) if plan.guarantee is Guarantee.INDIVIDUAL and plan.has_both_noises else None
-        outcome = _on_device(lambda: certify(plan, self._votes(task), bounds, clock.stage))
+        through = task.model.measured_through(plan)
+        outcome = _on_device(lambda: certify(plan, self._votes(task, through), bounds, clock.stage))
         self._metrics.observe_certificate(outcome)
         certified = isinstance(outcome, Certified)
         return CertifyReply(
@@ -102,7 +104,7 @@ class Certifier:
         """Compute a prediction; on a worker thread."""
         plan, clock = task.plan, task.clock
         clock.check = cancellation.check
-        prediction = _on_device(lambda: predict(plan, self._votes(task), clock.stage))
+        prediction = _on_device(lambda: predict(plan, self._votes(task, task.model.operator), clock.stage))
         self._metrics.observe_prediction(plan, prediction)
         return PredictReply(**self._answer(task, prediction), reason=prediction.reason)
 
@@ -113,13 +115,14 @@ class Certifier:
             image = decode(data, spec, max_pixels=self._settings.max_image_pixels)
         return Task(chosen.model, chosen.plan, image, clock)
 
-    def _votes(self, task: Task[P]) -> BaseClassifierVotes:
+    def _votes(self, task: Task[P], operator: AnyOperator) -> BaseClassifierVotes:
         return BaseClassifierVotes(
             task.model,
             task.image.pixels,
             task.plan.transformation,
             key=self._noise_key(task),
             device=self.device,
+            operator=operator,
             batch_size=self._settings.batch_size,
             check=task.clock.check,
         )

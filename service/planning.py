@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from certification.calibration import Calibration
 from certification.effort import Effort
 from certification.plan import CertificationPlan, PredictPlan
-from certification.vocabulary import AttackRange, Guarantee, PlanError, Transformation
+from certification.vocabulary import AttackRange, Guarantee, ImageIs, PlanError, Transformation
 from models.registry import LoadedModel, Registry, UnknownModelError
 
 from .errors import AttackRangeError, CalibrationMissingError, FieldError, ModelTransformationError, quote
@@ -49,7 +49,7 @@ class Planner:
         """
         model, transformation = self._choose(fields)
         half_width = self._half_width(fields, model, transformation)
-        guarantee = fields.guarantee or _default_guarantee(model, transformation, half_width)
+        guarantee = fields.guarantee or _default_guarantee(model, transformation, half_width, fields.image_is)
         effort = self._effort(fields, model, transformation, guarantee)
         if fields.n_error is not None:
             effort["n_error"] = fields.n_error
@@ -58,7 +58,8 @@ class Planner:
         loss, variation = model.lattice_losses if is_l2 else (0.0, 0.0)
 
         def planned(half_width: float) -> CertificationPlan:
-            stored = _calibration(model, transformation, half_width) if guarantee is Guarantee.DISTRIBUTIONAL else None
+            distributional = guarantee is Guarantee.DISTRIBUTIONAL
+            stored = _calibration(model, transformation, half_width, fields.image_is) if distributional else None
             return CertificationPlan(
                 **effort,
                 attack_range=AttackRange(transformation, half_width),
@@ -76,7 +77,7 @@ class Planner:
         except PlanError as refusal:
             if guarantee is not Guarantee.DISTRIBUTIONAL or refusal.required:
                 raise
-            smaller = _largest_plannable(model, half_width, planned)
+            smaller = _largest_plannable(model, half_width, fields.image_is, planned)
             if smaller is None:
                 raise
             raise PlanError(
@@ -142,10 +143,11 @@ class Planner:
 
 
 def _largest_plannable(
-    model: LoadedModel, half_width: float, planned: Callable[[float], CertificationPlan]
+    model: LoadedModel, half_width: float, image_is: ImageIs, planned: Callable[[float], CertificationPlan]
 ) -> float | None:
     """The largest calibrated range below ``half_width`` that can be planned: its stored bound is smaller."""
-    for smaller in sorted({c.attack_range for c in model.calibrations if c.attack_range < half_width}, reverse=True):
+    ranges = {c.attack_range for c in model.calibrations if c.is_for(image_is) and c.attack_range < half_width}
+    for smaller in sorted(ranges, reverse=True):
         try:
             planned(smaller)
         except PlanError:
@@ -154,18 +156,23 @@ def _largest_plannable(
     return None
 
 
-def _default_guarantee(model: LoadedModel, transformation: Transformation, half_width: float) -> Guarantee:
+def _default_guarantee(
+    model: LoadedModel, transformation: Transformation, half_width: float, image_is: ImageIs
+) -> Guarantee:
     """Distributional where a stored bound covers the attack range, since it is far cheaper; else individual."""
-    stored = model.calibration_for(transformation, half_width)
+    stored = model.calibration_for(transformation, half_width, image_is)
     covers = stored is not None and stored.attack_range >= half_width
     return Guarantee.DISTRIBUTIONAL if covers else Guarantee.INDIVIDUAL
 
 
-def _calibration(model: LoadedModel, transformation: Transformation, half_width: float) -> Calibration:
-    calibration = model.calibration_for(transformation, half_width)
+def _calibration(
+    model: LoadedModel, transformation: Transformation, half_width: float, image_is: ImageIs
+) -> Calibration:
+    calibration = model.calibration_for(transformation, half_width, image_is)
     if calibration is None:
         raise CalibrationMissingError(
-            f"no error bound was calibrated for {model.card.id} and {transformation}: ask for another guarantee",
+            f"no error bound was calibrated for {model.card.id}, {transformation} and a {image_is} image: "
+            "ask for another guarantee",
             field="guarantee",
         )
     if half_width > calibration.attack_range:

@@ -200,6 +200,7 @@ class BoundReply(Reply):
     images_passed: int
     parameter_draws: int
     sigma_gamma: float
+    image_is: str = Field(description="Which image is in hand: received, reference or either.")
     method: str
     seed: int
     version: str

@@ -10,39 +10,38 @@ from numba import cuda, prange
 from numpy.typing import NDArray
 
 from ..inverse import TOLERANCE
+from ..known_bodies import largest_rotation_residual, largest_translation_residual
 from ..preprocess import GaussianOperator
 from ..received_bodies import received_cell_bound
-from ..residual_bodies import largest_rotation_residual, largest_translation_residual
 from ..targets import cpu_kernel, cuda_kernel, cuda_launch
 
 
 @cpu_kernel
 def rotation_cpu(
-    images, mask, sources, row_start, row_weights, column_start, column_weights, sigma, reach, pad, half_width,
-    curvature, coarse, tolerance, floor, budget, rounding, out,
+    images, still, mask, sources, row_start, rows, column_start, columns, sigma, reach, own, half_width, bending,
+    coarse, tolerance, floors, budget, out,
 ):  # fmt: skip
     """One image an iteration."""
     for index in prange(images.shape[0]):
         n = np.int64(index)
-        bands = (row_start, row_weights, column_start, column_weights)
         out[n] = largest_rotation_residual(
-            images[n : n + 1], mask, sources[n : n + 1], bands, sigma, reach, pad, half_width, curvature[n], coarse,
-            tolerance, floor, budget, rounding,
+            images[n : n + 1], still[n], mask, sources[n], (row_start, rows, column_start, columns), sigma, reach,
+            own[n], half_width, bending[n], coarse, tolerance, floors[n], budget,
         )  # fmt: skip
 
 
 @cpu_kernel
 def translation_cpu(
-    images, mask, sources, row_start, row_weights, column_start, column_weights, sigma, reach, pad, shifts, coarse,
-    fine, floors, out,
+    images, mask, sources, row_start, rows, column_start, columns, sigma, reach, own, shifts, coarse, fine, floors,
+    out,
 ):  # fmt: skip
     """One image an iteration."""
     for index in prange(images.shape[0]):
         n = np.int64(index)
-        bands = (row_start, row_weights, column_start, column_weights)
         out[n] = largest_translation_residual(
-            images[n : n + 1], mask, sources[n : n + 1], bands, sigma, reach, pad, shifts, coarse[n], fine[n], floors[n]
-        )
+            images[n : n + 1], mask, sources[n], (row_start, rows, column_start, columns), sigma, reach, own[n],
+            shifts, coarse[n], fine[n], floors[n], TOLERANCE,
+        )  # fmt: skip
 
 
 @cpu_kernel

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from ..chord_bodies import attacked_cell
 from ..targets import cpu_kernel
-from ..total_bodies import attacked_cell, rotation_total_error, translation_total_error
+from ..total_bodies import rotation_total_error, translation_total_error
 
 
 @cpu_kernel

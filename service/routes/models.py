@@ -79,5 +79,5 @@ def _describe(model: LoadedModel) -> ModelReply:
         largest_attack_range=card.attack_range_limit if moved else None,
         default_attack_range=card.attack_range_default if moved else None,
         accuracy=dict(card.accuracy) or None,
-        calibrated_attack_ranges=sorted(c.attack_range for c in model.calibrations),
+        calibrated_attack_ranges=sorted({c.attack_range for c in model.calibrations}),
     )

@@ -94,6 +94,7 @@ CALIBRATION = Calibration(
     preprocessing_digest="0123",
     method="drawn parameters",
     largest_bound=0.29,
+    image_is="either",
     version="0.1.0",
     created="2026-11-21",
     command="surety calibrate",

@@ -247,6 +247,9 @@ def test_a_distributional_plan_needs_a_calibration_that_covers_it() -> None:
     assert distributional().wanted_radius == 30.0
     with pytest.raises(CalibrationError, match="calibrate"):
         distributional(calibration=None)
+    with pytest.raises(CalibrationError, match="for a reference image, not for a received one"):
+        distributional(calibration=replace(CALIBRATION, image_is="reference"))
+    assert distributional(calibration=replace(CALIBRATION, image_is="received")).calibration is not None
     with pytest.raises(CalibrationError, match="beyond the calibrated 29"):
         distributional(calibration=replace(CALIBRATION, attack_range=29.0))
     with pytest.raises(CalibrationError, match="sigma_gamma"):

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpu.chord_bodies import arc_deviation, framed_value
 from gpu.error_bound import BoundSettings, forward_error_bounds
 from gpu.geometry import GeometryError
 from gpu.inverse import TOLERANCE
 from gpu.preprocess import Preprocessing
-from gpu.total_bodies import arc_deviation, framed_value
 from gpu.total_error import TotalErrors
 from gpu.total_shift import axis_controls
 from gpu.warp import round8, transform_image, warp_batch

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from certification.plan import CertificationPlan
 from certification.protocols import ErrorBoundSource, VoteSource
-from certification.vocabulary import AttackRange, ImageIs, Transformation
+from certification.vocabulary import AttackRange, Guarantee, ImageIs, Transformation
 from gpu.error_bound import BoundSettings
 from gpu.warp import round8, transform_image, warp_batch
+from models.calibrate import image_bounds
 from models.card import read_card
 from models.error_bounds import ImageErrorBounds
 from models.registry import load_model
 from models.votes import BaseClassifierVotes
+from tests.certification.sources import CALIBRATION
 from tests.models.conftest import BILINEAR, GAUSSIAN, write_model
 from tests.pictures import picture
 
@@ -179,32 +185,65 @@ def test_an_image_or_a_transformation_that_does_not_fit_is_refused(tmp_path):
         BaseClassifierVotes(model, IMAGE, Transformation.TRANSLATION, key=bytes([1]))
 
 
-@pytest.mark.parametrize("preprocessing", [BILINEAR, GAUSSIAN], ids=["bilinear", "gaussian"])
+@pytest.mark.parametrize(
+    ("guarantee", "preprocessing"),
+    [(Guarantee.INDIVIDUAL, BILINEAR), (Guarantee.INDIVIDUAL, GAUSSIAN), (Guarantee.DISTRIBUTIONAL, GAUSSIAN)],
+    ids=["individual-bilinear", "individual-gaussian", "distributional-gaussian"],
+)
+@pytest.mark.parametrize("image_is", list(ImageIs))
 @pytest.mark.parametrize("transformation", [Transformation.ROTATION, Transformation.TRANSLATION])
-def test_sources_conform_to_the_protocols_and_bounds_hold_for_the_pixels_that_are_classified(
-    tmp_path, transformation, preprocessing
-):
-    """By inclusion: sampled attacks on a known original stay below both bounds."""
+def test_error_bounds_are_about_what_votes_are_cast_on(tmp_path, transformation, image_is, guarantee, preprocessing):
+    """What a certificate measures and what it is about, the attacked and the original image, by sampled attacks."""
     model = load(tmp_path, str(transformation), preprocessing=preprocessing)
-    votes: VoteSource = BaseClassifierVotes(model, IMAGE, transformation, key=bytes([1]), batch_size=8)
-    betas = votes.draw_parameters(3)
-    attack_range = AttackRange(transformation, 0.5)
+    kind, attack_range = str(transformation), AttackRange(transformation, 0.5)
+    plan = CertificationPlan(
+        transformation=transformation, guarantee=guarantee, attack_range=attack_range, sigma_gamma=20.0,
+        sigma_delta=0.3, image_is=image_is, bound_for_all=model.bound_for_all,
+        calibration=replace(CALIBRATION, transformation=transformation, sigma_gamma=20.0),
+    )  # fmt: skip
+    through = model.measured_through(plan)
     settings = BoundSettings(cell_width=0.25, refinements=3, cell_budget=256)
-    generator = np.random.default_rng(0)
-    shape = (6,) if transformation is Transformation.ROTATION else (6, 2)
-    kind = str(transformation)
-    reference: ErrorBoundSource = ImageErrorBounds(model, IMAGE, attack_range, ImageIs.REFERENCE, settings)
-    bounds = reference.error_bounds(betas)
-    assert bounds.shape == (3,)
-    assert np.isfinite(bounds).all()
-    for gamma in generator.uniform(-0.5, 0.5, shape):
+    votes: VoteSource = BaseClassifierVotes(model, IMAGE, transformation, key=bytes([1]), operator=through)
+    betas = votes.draw_parameters(3)
+    for gamma in np.random.default_rng(0).uniform(-0.5, 0.5, (6,) if kind == "rotation" else (6, 2)):
         attacked = round8(transform_image(IMAGE, gamma, kind))
-        received: ErrorBoundSource = ImageErrorBounds(model, attacked, attack_range, ImageIs.RECEIVED, settings)
-        twice = warp_batch(attacked[None], betas, kind, model.operator).astype(float)
-        once = warp_batch(IMAGE[None], betas + gamma, kind, model.operator).astype(float)
-        errors = np.linalg.norm((twice - once).reshape(3, -1), axis=1)
-        assert (errors <= bounds).all()
-        assert (errors <= received.error_bounds(betas)).all()
+        received = image_is is ImageIs.RECEIVED
+        before, after = (through, model.operator) if received else (model.operator, through)
+        errors = warp_batch(attacked[None], betas, kind, before) - warp_batch(IMAGE[None], betas + gamma, kind, after)
+        if guarantee is Guarantee.DISTRIBUTIONAL:
+            task = Namespace(transformation=kind, attack_range=0.5, image_is=str(image_is))
+            ((bound, _),) = image_bounds(IMAGE[None], np.arange(1), 0.0, task, model.operator)
+        else:
+            held = attacked if received else IMAGE
+            source: ErrorBoundSource = ImageErrorBounds(model, held, attack_range, image_is, settings)
+            bound = source.error_bounds(betas)
+        sizes = np.linalg.norm(errors.astype(float).reshape(3, -1), axis=1)
+        assert (sizes > 0.0).any()
+        assert (sizes <= bound).all()
+
+
+@pytest.mark.parametrize(
+    ("transformation", "guarantee"),
+    [(Transformation.ROTATION, Guarantee.HEURISTIC), (Transformation.L2, Guarantee.INDIVIDUAL)],
+)
+def test_a_guarantee_without_error_bounds_is_measured_as_it_is_served(tmp_path, transformation, guarantee):
+    model = load(tmp_path, preprocessing=GAUSSIAN)
+    plan = CertificationPlan(
+        transformation=transformation, guarantee=guarantee, attack_range=AttackRange(transformation, 0.1),
+        sigma_gamma=20.0, sigma_delta=0.3, image_is=ImageIs.REFERENCE,
+    )  # fmt: skip
+    assert model.measured_through(plan) is model.operator
+
+
+def test_votes_are_cast_behind_the_operator_that_was_asked_for(tmp_path):
+    model = load(tmp_path, preprocessing=GAUSSIAN)
+    seen, other = record(model), model.operator.for_original()
+    votes = BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, key=bytes([3]), operator=other, batch_size=4)
+    votes.class_counts(4, pixel_noise=False)
+    again = BaseClassifierVotes(model, IMAGE, Transformation.ROTATION, key=bytes([3]))
+    betas = again.draw_parameters(4)
+    np.testing.assert_array_equal(seen[0].numpy(), warp_batch(IMAGE[None], betas, "rotation", other))
+    assert np.abs(seen[0].numpy() - warp_batch(IMAGE[None], betas, "rotation", model.operator)).max() > 0.005
 
 
 def test_only_a_smooth_interpolation_has_one_bound_for_all_draws(tmp_path):

@@ -68,22 +68,27 @@ def run(root, transformation, *words, status=0, interpolation="bilinear"):
     return Calibration.from_json(json.loads(out.read_text()))
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "gaussian"])
+@pytest.mark.parametrize(
+    ("interpolation", "image_is"), [("bilinear", None), ("gaussian", "received"), ("gaussian", "reference")]
+)
 @pytest.mark.parametrize("transformation", ["rotation", "translation"])
-def test_a_stored_bound_holds_and_says_how_it_was_made(root, transformation, interpolation):
+def test_a_stored_bound_holds_and_says_how_it_was_made(root, transformation, interpolation, image_is):
     """Sampled errors of every image stay below the largest bound; q_E by hand: five passed of five."""
-    words = ["--error-bound", 9.0] if interpolation == "gaussian" else []
+    words = ["--error-bound", 9.0, "--image-is", image_is] if interpolation == "gaussian" else []
     stored = run(root, transformation, *words, interpolation=interpolation)
     card = read_card(card_of(root, transformation, interpolation))
-    operator = card.preprocessing.operator(28, 28)
+    before = after = card.preprocessing.operator(28, 28)
+    if interpolation == "gaussian":
+        before, after = (before.for_attacked(), before) if image_is == "received" else (before, before.for_original())
+    assert stored.image_is == (image_is or "either")
     generator = np.random.default_rng(0)
     shape = (40,) if transformation == "rotation" else (40, 2)
     for image in load_mnist(root, train=True)[0]:
         beta = generator.normal(0.0, card.noise.sigma_gamma, shape)
         gamma = generator.uniform(-stored.attack_range, stored.attack_range, shape)
         attacked = np.stack([round8(transform_image(image, g, transformation)) for g in gamma])
-        twice = warp_batch(attacked, beta, transformation, operator).astype(float)
-        once = warp_batch(image[None], beta + gamma, transformation, operator).astype(float)
+        twice = warp_batch(attacked, beta, transformation, before).astype(float)
+        once = warp_batch(image[None], beta + gamma, transformation, after).astype(float)
         errors = np.linalg.norm((twice - once).reshape(40, -1), axis=1)
         assert errors.max() <= max(stored.largest_bound, stored.error_bound)
         assert errors.max() > 0.0
@@ -102,7 +107,7 @@ def test_the_pilot_of_a_smooth_interpolation_takes_a_quantile_of_its_bounds(root
     """E is the bound of one of the two pilot images, rounded up, whichever share is asked for."""
     seen = []
     for quantile in (0.0, 1.0):
-        words = ["--quantile", quantile, "--attack-range", 2]
+        words = ["--quantile", quantile, "--attack-range", 2, "--image-is", "reference"]
         seen.append(run(root, "translation", *words, interpolation="gaussian", status=None))
     assert 0.0 < seen[0] <= seen[1]
 
@@ -149,6 +154,12 @@ def test_the_state_of_another_task_is_not_reused(root, monkeypatch):
     other = run(root, "translation", "--seed", 6)
     assert other.seed == 6
     assert other == run(root, "translation", "--seed", 6)
+
+
+@pytest.mark.parametrize(("interpolation", "words"), [("bilinear", ["--image-is", "received"]), ("gaussian", [])])
+def test_which_image_is_in_hand_is_said_where_it_matters(root, interpolation, words, capsys):
+    run(root, "rotation", *words, status=2, interpolation=interpolation)
+    assert "--image-is" in capsys.readouterr().err
 
 
 def test_more_images_than_there_are_is_refused(root, capsys):

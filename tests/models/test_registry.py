@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from certification.calibration import Calibration
-from certification.vocabulary import Transformation
+from certification.vocabulary import ImageIs, Transformation
 from models.architectures import ArchitectureError, build
 from models.card import CardError, read_card
 from models.registry import UnknownModelError, _check_forward, load_model, load_registry
@@ -195,7 +195,7 @@ def calibration(card, **changes):
         "rho_E": 0.001, "q_E": 0.99, "confidence": 0.999, "images": 1000, "images_passed": 1000,
         "parameter_draws": 8000, "pilot_images": 100, "pilot_draws": 10, "dataset": "D", "split": "train", "seed": 0,
         "sigma_gamma": 20.0, "preprocessing_digest": card.preprocessing.digest(), "method": "m",
-        "largest_bound": 0.2, "version": "0", "created": "2026-01-01", "command": "c",
+        "largest_bound": 0.2, "image_is": "either", "version": "0", "created": "2026-01-01", "command": "c",
     }  # fmt: skip
     return Calibration(**{**values, **changes})
 
@@ -204,13 +204,14 @@ def test_bounds_are_loaded_and_the_smallest_covering_one_is_chosen(card_path):
     card = read_card(card_path)
     bounds = card_path.parent / "bounds"
     bounds.mkdir()
-    for g in (10.0, 30.0):
-        (bounds / f"{g}.json").write_text(json.dumps(calibration(card, attack_range=g).to_json()))
+    for g, image_is in ((10.0, "either"), (30.0, "either"), (20.0, "reference")):
+        (bounds / f"{g}.json").write_text(json.dumps(calibration(card, attack_range=g, image_is=image_is).to_json()))
     model = load_model(card)
-    assert model.calibration_for("rotation", 5.0).attack_range == 10.0
-    assert model.calibration_for("rotation", 11.0).attack_range == 30.0
-    assert model.calibration_for("rotation", 31.0).attack_range == 30.0
-    assert model.calibration_for("translation", 1.0) is None
+    assert model.calibration_for("rotation", 5.0, ImageIs.RECEIVED).attack_range == 10.0
+    assert model.calibration_for("rotation", 11.0, ImageIs.RECEIVED).attack_range == 30.0
+    assert model.calibration_for("rotation", 11.0, ImageIs.REFERENCE).attack_range == 20.0
+    assert model.calibration_for("rotation", 31.0, ImageIs.REFERENCE).attack_range == 30.0
+    assert model.calibration_for("translation", 1.0, ImageIs.RECEIVED) is None
 
 
 @pytest.mark.parametrize(
@@ -229,8 +230,18 @@ def test_bounds_of_another_model_noise_or_preprocessing_are_refused(card_path, f
 def test_architectures_refuse_what_they_do_not_know():
     with pytest.raises(ArchitectureError, match="does not take"):
         build("small_conv", 3, 1, (12, 12), {"depth": 9})
-    with pytest.raises(ArchitectureError, match="must be"):
+    with pytest.raises(ArchitectureError, match="must be small_conv or small_resnet or torchvision:"):
         build("resnet", 3, 1, (12, 12), {})
+
+
+@pytest.mark.parametrize("name", ["small_conv", "small_resnet"])
+@pytest.mark.parametrize(("channels", "shape"), [(1, (28, 28)), (3, (9, 14)), (1, (8, 8))])
+def test_our_own_networks_take_images_of_any_size(name, channels, shape):
+    network = build(name, 7, channels, shape, {"width": 6})
+    images = torch.rand(3, channels, *shape)
+    logits = network(images)
+    assert logits.shape == (3, 7)
+    torch.testing.assert_close(network(images[1:2])[0], logits[1])
 
 
 def test_the_shipped_zoo_meets_what_its_cards_must_say():
@@ -245,5 +256,6 @@ def test_the_shipped_zoo_meets_what_its_cards_must_say():
             assert stored.images >= 1000
             assert stored.rho_E == 0.0
             assert stored.method == "every parameter at once"
-        ranges = sorted(stored.attack_range for stored in model.calibrations)
-        assert ranges == {"rotation": [30.0], "translation": [1.0, 2.0]}[model.card.noise.transformation]
+        ranges = {"rotation": [30.0], "translation": [1.0, 2.0]}[model.card.noise.transformation]
+        stored = sorted((one.attack_range, one.image_is) for one in model.calibrations)
+        assert stored == [(g, str(image_is)) for g in ranges for image_is in ImageIs]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gpu.preprocess import Preprocessing
 from gpu.warp import warp_batch
@@ -130,6 +131,25 @@ def test_the_command_writes_weights_and_figures_that_the_loaded_model_has(tmp_pa
     assert "--batch-size 50" in model.card.training["command"]
     assert str(tmp_path) not in path.read_text()
     assert "squares: clean" in capsys.readouterr().out
+
+
+def test_training_goes_on_from_given_weights(tmp_path, capsys):
+    """With a step size of nearly nothing the weights stay what they were, but for the averages of normalisation."""
+    root = write_made_digits(tmp_path / "data", train=60, test=10)
+    path = write_model(tmp_path / "other", names=tuple("0123456789"), network=build("small_conv", 10, 1, (28, 28), {}))
+    path.write_text(path.read_text().replace("height = 12\nwidth = 12", "height = 28\nwidth = 28"))
+    torch.manual_seed(9)
+    given = build("small_conv", 10, 1, (28, 28), {})
+    start = tmp_path / "start.safetensors"
+    save_file(given.state_dict(), start)
+    words = ["--data", root, "--epochs", 1, "--batch-size", 20, "--learning-rate", 1e-12, "--label-smoothing", 0]
+    assert run(train_arguments(path, *words, "--start", start)) == 0
+    model = load_model(read_card(path))
+    torch.testing.assert_close(model.network.head[0].weight, given.head[0].weight)
+    assert model.card.training["command"].endswith("--silent-share 0.2 --label-smoothing 0.0 --start WEIGHTS")
+    for bad in (tmp_path / "none.safetensors", path):
+        assert run(train_arguments(path, *words, "--start", bad)) == 2
+        assert "not weights of small_conv" in capsys.readouterr().err
 
 
 def test_a_card_without_a_transformation_has_nothing_to_train_for(tmp_path, capsys):

@@ -115,7 +115,7 @@ attack_range = {CALIBRATED[transformation]}
 def calibration(name: str, transformation: str) -> dict[str, Any]:
     """A stored bound that fits :func:`write_model`."""
     return {
-        "schema": 1,
+        "schema": 2,
         "model": name,
         "transformation": transformation,
         "attack_range": CALIBRATED[transformation],
@@ -135,6 +135,7 @@ def calibration(name: str, transformation: str) -> dict[str, Any]:
         "preprocessing_digest": Preprocessing(vignette="circle", margin=1.0).digest(),
         "method": "made up",
         "largest_bound": 0.19,
+        "image_is": "either",
         "version": "0",
         "created": "2026-01-01T00:00:00Z",
         "command": "none",

@@ -16,6 +16,7 @@ from certification.plan import CertificationPlan
 from certification.procedures import certify
 from certification.vocabulary import AttackRange, Estimator, Guarantee, ImageIs, Transformation
 from gpu.error_bound import BoundSettings
+from gpu.preprocess import AnyOperator
 from gpu.warp import round8, transform_image, warp_batch
 from models.card import read_card
 from models.error_bounds import ImageErrorBounds
@@ -113,15 +114,17 @@ class Setting:
             max_votes=MAX_VOTES,
         )
 
-    def votes(self, image: Image, key: str) -> BaseClassifierVotes:
-        """A source of votes whose noise follows from a word."""
-        return BaseClassifierVotes(self.model, image, self.transformation, key=key.encode(), device=self.device)
+    def votes(self, image: Image, key: str, operator: AnyOperator | None = None) -> BaseClassifierVotes:
+        """A source of votes whose noise follows from a word, behind the served P or another."""
+        return BaseClassifierVotes(
+            self.model, image, self.transformation, key=key.encode(), device=self.device, operator=operator
+        )
 
     def certificate(self, image: Image, key: str) -> Claim | None:
         """None where it abstains."""
         plan = self.plan
         bounds = ImageErrorBounds(self.model, image, plan.attack_range, self.image_is, BoundSettings(), self.device)
-        outcome = certify(plan, self.votes(image, key), bounds)
+        outcome = certify(plan, self.votes(image, key, self.model.measured_through(plan)), bounds)
         return Claim(outcome.label, outcome.radius, outcome.estimator) if isinstance(outcome, Certified) else None
 
     def attacked(self, image: Image, gamma: NDArray[np.float64]) -> Image:
