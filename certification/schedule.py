@@ -28,8 +28,8 @@ NEVER = 2**40
 """The price of a draw that cannot pass: more than any number of votes, and sums of it fit."""
 PLANS, FORESIGHT = 24, 16
 """The cheapest way to acceptance is sought among so many lengths of prefix, up to so many times the known draws."""
-SETTLING_DRAWS, SETTLING_VOTES, SETTLING_AT_ONCE = 500, 200_000, 64
-"""For as large a radius as can be shown, once the wanted one is out of reach: the most, and how many advance at once."""
+SETTLING_DRAWS, SETTLING_VOTES = 500, 200_000
+"""The most for as large a radius as can be shown, once the wanted one is out of reach."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ class NestedTest:
         return self.next_round()
 
     def _everything(self) -> tuple[NDArray[np.int64], int]:
-        """The first open draws, in the order of drawing, and how many: what is hopeless shows on a short prefix."""
-        order = np.flatnonzero(self._open)[:SETTLING_AT_ONCE]
+        """All open draws, in the order of drawing, and how many they are."""
+        order = np.flatnonzero(self._open)
         return order, len(order)
 
     def _cheapest_way(self) -> tuple[NDArray[np.int64], int]:
