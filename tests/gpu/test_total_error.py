@@ -14,7 +14,7 @@ from gpu.chord_bodies import arc_deviation, framed_value
 from gpu.error_bound import BoundSettings, forward_error_bounds
 from gpu.geometry import GeometryError
 from gpu.inverse import TOLERANCE
-from gpu.preprocess import Preprocessing
+from gpu.preprocess import GaussianOperator, Preprocessing
 from gpu.total_error import TotalErrors
 from gpu.total_shift import axis_controls
 from gpu.warp import round8, transform_image, warp_batch
@@ -25,11 +25,15 @@ BLUR = Preprocessing("circle", 0.5, 5, 1.5)
 
 
 def true_errors(image, total, gammas, transformation, operator):
-    """|P T_(t-gamma) round8(T_gamma x) - P T_t x|_2 of the pixels that are classified, at each gamma [K, d]."""
+    """|P T_(t-gamma) round8(T_gamma x) - P T_t x|_2 of the pixels that are classified, at each gamma [K, d].
+
+    With Gaussian interpolation x is read through a wider filter than the attacked image.
+    """
     total = np.atleast_1d(total)
+    original = operator.for_original() if isinstance(operator, GaussianOperator) else operator
     attacked = np.stack([round8(transform_image(image, gamma, transformation)) for gamma in gammas])
     twice = warp_batch(attacked, total[None] - gammas, transformation, operator)
-    once = warp_batch(image[None], total[None], transformation, operator)
+    once = warp_batch(image[None], total[None], transformation, original)
     return np.sqrt(np.square(twice.astype(float) - once.astype(float)).sum(axis=(1, 2, 3)))
 
 
