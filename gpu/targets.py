@@ -127,7 +127,9 @@ def select_device(name: str) -> str:
 
 
 def warm_up(device: str, interpolations: Collection[str] = ("bilinear", "gaussian")) -> None:
-    """Compile every kernel that a request can reach, on tiny images; takes seconds once, then comes from the cache.
+    """Compile the kernels that most requests reach, on tiny images; takes a while once, then comes from the cache.
+
+    Those of known images with Gaussian interpolation, a minute or more of compiling, wait for their first use.
 
     Parameters
     ----------
@@ -155,9 +157,9 @@ def warm_up(device: str, interpolations: Collection[str] = ("bilinear", "gaussia
             operator = chosen[interpolation].operator(6, 6)
             out = cuda.device_array((2, 1, 6, 6), np.float32) if device == "cuda" else None
             warp_batch(image[None], parameters, transformation, operator, device=device, out=out)
-            for bound in (individual_error_bounds, forward_error_bounds):
-                bound(image, parameters, transformation, 1.0, operator, settings, device=device)
+            individual_error_bounds(image, parameters, transformation, 1.0, operator, settings, device=device)
             if isinstance(operator, Operator):
+                forward_error_bounds(image, parameters, transformation, 1.0, operator, settings, device=device)
                 TotalErrors(image, transformation, 1.0, operator, settings).bounds(parameters)
     batch = np.zeros((1, 1, 6, 6), dtype=np.float32)
     buffer = cuda.to_device(batch) if device == "cuda" else batch
