@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from certification import __version__
 from certification.vocabulary import AttackRange, ImageIs, Transformation
-from gpu.error_bound import BoundSettings
+from gpu.cells import BoundSettings
 from gpu.inverse import TOLERANCE
 from gpu.preprocess import GaussianOperator
 from gpu.residual import known_image_errors

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from .error_bound import Cells
+from .cells import Cells
 
 Boxes = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def first_cells(transformation: str, half_width: float, width: float) -> Cells:
     """Equal cells of at most ``width``; those of shifts are cut at integers too, where ``T_gamma x`` has its kinks."""
-    from .error_bound import Cells  # that room dispatches to this one
-
     edges = np.linspace(-half_width, half_width, max(1, math.ceil(2.0 * half_width / width)) + 1)
     if transformation == "rotation":
         return Cells(edges[:-1, None].copy(), edges[1:, None].copy())

@@ -36,12 +36,13 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .candidates import Boxes, Candidates, first_cells
+from .cells import BoundSettings, Cells, Stage
 from .cover import ARITHMETIC_SLACK
 from .geometry import DIMENSIONS, cell_frames, kind_of, point_frames
 from .inverse import inverse_boxes
@@ -49,9 +50,6 @@ from .kernels import residual as kernels
 from .preprocess import Bands, GaussianOperator
 from .residual_terms import LEFT_OUT, alias, filter_bands, most_energy, padding
 from .warp import PIXEL_SLACK
-
-if TYPE_CHECKING:
-    from .error_bound import BoundSettings, Cells, Stage
 
 COARSEST = {"rotation": 0.8, "translation": 0.25}
 """Width of the first cells, degrees or pixels."""

@@ -139,9 +139,7 @@ def known_image_errors(
 def _gram(shape: tuple[int, int], sigma: float) -> tuple[Bands, Bands]:
     """Normal densities between the pixels of an axis, rows and columns; hardly cut."""
     sides = [np.arange(size)[:, None] - np.arange(size)[None, :] for size in shape]
-    rows, columns = (
-        Bands.from_dense(np.where(abs(d) <= GRAM_REACH * sigma, normal_density(d, sigma, math.inf), 0.0)) for d in sides
-    )
+    rows, columns = (Bands.from_dense(normal_density(side, sigma, GRAM_REACH)) for side in sides)
     return rows, columns
 
 

@@ -138,7 +138,8 @@ def warm_up(device: str, interpolations: Collection[str] = ("bilinear", "gaussia
         Those of the loaded models.
     """
     # The rooms above import this one.
-    from .error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
+    from .cells import BoundSettings
+    from .error_bound import forward_error_bounds, individual_error_bounds
     from .kernels import lattice, noise
     from .lattice import LatticeNoise
     from .preprocess import Operator, Preprocessing

@@ -43,8 +43,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import total_shift
+from .cells import BoundSettings, Stage, no_stage
 from .cover import operands_of, with_slack
-from .error_bound import BoundSettings, Stage, no_stage
 from .error_norm import PRESENT
 from .geometry import GeometryError, as_parameters, kind_of
 from .kernels import total_error as kernels

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from certification.procedures import no_stage
 from certification.protocols import Stage
 from certification.vocabulary import AttackRange, ImageIs, Transformation
+from gpu.cells import BoundSettings
 from gpu.cover import translation_draw_errors
-from gpu.error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
+from gpu.error_bound import forward_error_bounds, individual_error_bounds
 from gpu.preprocess import Operator
 from gpu.total_error import TotalErrors
 

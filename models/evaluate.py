@@ -24,7 +24,7 @@ from certification.outcome import Certified
 from certification.plan import CertificationPlan
 from certification.procedures import certify, predict
 from certification.vocabulary import AttackRange, Estimator, Guarantee, ImageIs, Procedure, Transformation
-from gpu.error_bound import BoundSettings
+from gpu.cells import BoundSettings
 from gpu.targets import select_device
 from gpu.warp import round8, transform_image
 

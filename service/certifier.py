@@ -20,7 +20,7 @@ from certification.plan import CertificationPlan, PredictPlan
 from certification.procedures import certify, predict
 from certification.protocols import ErrorBoundSource
 from certification.vocabulary import Guarantee, Transformation
-from gpu.error_bound import BoundSettings
+from gpu.cells import BoundSettings
 from gpu.preprocess import AnyOperator
 from models.error_bounds import ImageErrorBounds
 from models.registry import LoadedModel, Registry

@@ -10,7 +10,8 @@ import sys
 import numpy as np
 from numba import cuda
 
-from gpu.error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
+from gpu.cells import BoundSettings
+from gpu.error_bound import forward_error_bounds, individual_error_bounds
 from gpu.geometry import cell_frames
 from gpu.inverse import inverse_boxes
 from gpu.kernels import lattice, noise

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpu.cells import BoundSettings
 from gpu.cover import largest_rotation_errors, reads_lost_content, translation_draw_errors
-from gpu.error_bound import BoundSettings, forward_error_bounds, individual_error_bounds
+from gpu.error_bound import forward_error_bounds, individual_error_bounds
 from gpu.geometry import GeometryError
 from gpu.preprocess import GaussianOperator, Preprocessing
 from gpu.warp import round8, transform_image, warp_batch

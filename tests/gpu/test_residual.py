@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from gpu.candidates import first_cells
+from gpu.cells import BoundSettings
 from gpu.cover_bodies import transform_into
-from gpu.error_bound import BoundSettings, individual_error_bounds
+from gpu.error_bound import individual_error_bounds
 from gpu.geometry import KINDS, GeometryError, point_frames
 from gpu.known_bodies import moved_into
 from gpu.preprocess import GaussianOperator, Preprocessing, PreprocessingError

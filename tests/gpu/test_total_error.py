@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpu.cells import BoundSettings
 from gpu.chord_bodies import arc_deviation, framed_value
-from gpu.error_bound import BoundSettings, forward_error_bounds
+from gpu.error_bound import forward_error_bounds
 from gpu.geometry import GeometryError
 from gpu.inverse import TOLERANCE
 from gpu.preprocess import GaussianOperator, Preprocessing

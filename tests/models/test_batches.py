@@ -12,7 +12,7 @@ import torch
 from certification.plan import CertificationPlan
 from certification.protocols import ErrorBoundSource, VoteSource
 from certification.vocabulary import AttackRange, Guarantee, ImageIs, Transformation
-from gpu.error_bound import BoundSettings
+from gpu.cells import BoundSettings
 from gpu.warp import round8, transform_image, warp_batch
 from models.calibrate import image_bounds
 from models.card import read_card

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from certification.vocabulary import AttackRange, ImageIs, Transformation
-from gpu.error_bound import BoundSettings
+from gpu.cells import BoundSettings
 from gpu.preprocess import GaussianOperator
 from gpu.warp import round8, transform_image, warp_batch
 from models.card import read_card

@@ -13,7 +13,7 @@ from PIL import Image
 
 from certification.plan import CertificationPlan
 from certification.vocabulary import AttackRange, Guarantee, Procedure, Transformation
-from gpu.error_bound import BoundSettings
+from gpu.cells import BoundSettings
 from gpu.warp import round8, transform_image
 from models import compare, evaluate
 from models.card import read_card

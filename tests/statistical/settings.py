@@ -15,7 +15,7 @@ from certification.outcome import Certified
 from certification.plan import CertificationPlan
 from certification.procedures import certify
 from certification.vocabulary import AttackRange, Estimator, Guarantee, ImageIs, Transformation
-from gpu.error_bound import BoundSettings
+from gpu.cells import BoundSettings
 from gpu.preprocess import AnyOperator
 from gpu.warp import round8, transform_image, warp_batch
 from models.card import read_card
