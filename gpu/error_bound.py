@@ -21,7 +21,7 @@ from .cells import BoundSettings, Cells, Parameters, Stage, no_stage
 from .geometry import DIMENSIONS, GeometryError, as_parameters, attack_cells, cell_frames, kind_of
 from .inverse import inverse_boxes
 from .kernels import error_bound as kernels
-from .preprocess import AnyOperator, GaussianOperator, Operator
+from .preprocess import RECEIVED_BLUR, AnyOperator, GaussianOperator, Operator
 from .residual import known_image_errors, received_image_error
 from .warp import PIXEL_SLACK, check_images
 
@@ -93,7 +93,8 @@ def individual_error_bounds(
     half_width : float
         G of the attack range ``[-G, G]^d``; degrees or pixels.
     operator : Operator or GaussianOperator
-        P for H x W. With Gaussian interpolation all drawn parameters have the same bound (``residual``).
+        P for H x W. With Gaussian interpolation all drawn parameters have the same bound (``residual``), and the first
+        P is ``operator.for_attacked(RECEIVED_BLUR)``.
     settings : BoundSettings
     device : {"cpu", "cuda"}
     deadline : float, optional
@@ -115,8 +116,9 @@ def individual_error_bounds(
     image, draws = _checked(received, parameters, transformation, half_width)
     if isinstance(operator, GaussianOperator):
         error = received_image_error(
-            image, transformation, half_width, operator, settings, device=device, deadline=deadline, stage=stage
-        )
+            image, transformation, half_width, operator.for_attacked(RECEIVED_BLUR), settings, original=operator,
+            device=device, deadline=deadline, stage=stage,
+        )  # fmt: skip
         return np.full(len(draws), error)
     chunk = _inverse_chunk(image, settings)
     cells = surviving_cells(

@@ -26,6 +26,8 @@ ATTACK_BLUR = 0.12
 
 That is ``a (1 - a)`` between pixels, ``a`` the fractional part: nothing for no attack, 1/6 in the mean.
 """
+RECEIVED_BLUR = 0.09
+"""Pixels^2: the same for the error of all originals of a received image, one of which was hardly attacked."""
 
 
 class PreprocessingError(ValueError):
@@ -131,9 +133,9 @@ class GaussianOperator:
         """What reads a known image where this reads its attacks, which are blurred already (``residual``)."""
         return GaussianOperator(self.weights, math.sqrt(self.sigma**2 + ATTACK_BLUR))
 
-    def for_attacked(self) -> GaussianOperator:
+    def for_attacked(self, blur: float = ATTACK_BLUR) -> GaussianOperator:
         """What reads an attacked image where this reads its original; the vignette and another width."""
-        return GaussianOperator(self.weights, math.sqrt(self.sigma**2 - ATTACK_BLUR))
+        return GaussianOperator(self.weights, math.sqrt(self.sigma**2 - blur))
 
     def masked(self, images: NDArray[np.floating]) -> NDArray[np.float64]:
         """``m x`` of images [N, H, W, C], as [N, C, H, W]."""

@@ -4,9 +4,9 @@ For a cell of gamma, the inverse encloses the original as ``x = middle + xi``, `
 ``T_gamma x`` over the cell encloses what rounding added, ``r = x' - T_gamma x = r_0 + z``, ``|z| <= w``: nothing but
 what ``TOLERANCE`` allows, and less where the image is black or white. So, for every gamma in the cell,
 
-    D = S_0 x' - S_gamma x = b(gamma) + A z + K(gamma) xi,
+    D = S_0 x' - S'_gamma x = b(gamma) + A z + K(gamma) xi,
 
-    b(gamma) = (S_0 T_gamma - S_gamma) middle + A r_0,    A = S_0 m,    K(gamma) = S_0 T_gamma - S_gamma.
+    b(gamma) = (S_0 T_gamma - S'_gamma) middle + A r_0,    A = S_0 m,    K(gamma) = S_0 T_gamma - S'_gamma.
 
 *The norm as a whole.* At one gamma, ``|D|^2 = |b|^2 + 2 z A'b + 2 xi K'b + |A z + K xi|^2``, hence
 
@@ -16,14 +16,14 @@ with absolute values entry by entry. It needs the entries of K, column by column
 nearly the same place and shape, so that they are small), but of ``A'b`` and ``K'b`` only the sums.
 
 *Shifts.* Between integers ``T_gamma`` is multilinear in gamma, so ``b(gamma)`` and ``K(gamma)`` are averages of their
-values at the cell's corners, but for ``S_gamma x``, which is within ``1/8`` of the squared width times its second
+values at the cell's corners, but for ``S'_gamma x``, which is within ``1/8`` of the squared width times its second
 derivative per axis of such an average. With b the mean of the corners', and for ``|K'b|`` and ``|K| deviation`` the
 largest of the corners', pixel by pixel, D is longer by at most that and the largest distance of a corner's b from b.
 
 *Angles.* b is the mean of the ends' ``b(gamma)``, K that of the centre, and D is longer by at most the distance of the
-ends' b from b, plus what ``T_gamma middle`` strays from its chord (as in ``cover``), what ``S_gamma middle`` does, and
+ends' b from b, plus what ``T_gamma middle`` strays from its chord (as in ``cover``), what ``S'_gamma middle`` does, and
 what ``(K(gamma) - K) xi`` can be: deviations times the way that a source point has to go, through ``S_0``, and the
-half-width of the cell times the derivative of ``S_gamma xi``, of the same norm at every angle.
+half-width of the cell times the derivative of ``S'_gamma xi``, of the same norm at every angle.
 
 So cells need not be narrow. Those whose bound is near the largest are halved, and their inverses sharpened from those
 of the cells that they were part of, until that stops helping.
@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 from .candidates import Boxes, Candidates, first_cells
 from .cells import BoundSettings, Cells, Stage
 from .cover import ARITHMETIC_SLACK
-from .geometry import DIMENSIONS, cell_frames, kind_of, point_frames
+from .geometry import DIMENSIONS, GeometryError, cell_frames, kind_of, point_frames
 from .inverse import inverse_boxes
 from .kernels import residual as kernels
 from .preprocess import Bands, GaussianOperator
@@ -72,17 +72,22 @@ def received_image_error(
     operator: GaussianOperator,
     settings: BoundSettings,
     *,
+    original: GaussianOperator | None = None,
     device: str = "cpu",
     deadline: float | None = None,
     stage: Stage,
 ) -> float:
-    """Bound ``|S_beta x' - S_(beta+gamma) x|_2`` for every beta, every gamma in the range and every original x.
+    """Bound ``|S_beta x' - S'_(beta+gamma) x|_2`` for every beta, every gamma in the range and every original x.
 
     Parameters
     ----------
     received : ndarray [H, W, C] float32
         The image in hand, ``round8(T_gamma x)`` for an unknown ``x`` in [0, 1] and unknown ``gamma``.
-    transformation, half_width, operator, settings, device, deadline, stage
+    operator : GaussianOperator
+        S, which reads the received image.
+    original : GaussianOperator, optional
+        S', which reads its originals: S, or the same vignette and another width.
+    transformation, half_width, settings, device, deadline, stage
         As in :func:`error_bound.individual_error_bounds`.
 
     Returns
@@ -90,7 +95,10 @@ def received_image_error(
     float
         Infinite where no finite bound was found.
     """
-    bounds = _CellBounds(received, transformation, half_width, operator, settings, device, stage)
+    original = original or operator
+    if not np.array_equal(operator.weights, original.weights):
+        raise GeometryError("both operators need the same vignette")
+    bounds = _CellBounds(received, transformation, half_width, (operator, original), settings, device, stage)
     finest = settings.cell_width or FINEST[transformation]
     budget, parts = settings.kept_cells(received.size), 2 ** DIMENSIONS[transformation]
     found = Candidates(first_cells(transformation, half_width, max(COARSEST[transformation], finest)))
@@ -121,19 +129,23 @@ class _CellBounds:
     """Inverses of cells, and bounds of the residual over them, for one received image."""
 
     def __init__(
-        self, image: NDArray[np.float32], transformation: str, half_width: float, operator: GaussianOperator,
-        settings: BoundSettings, device: str, stage: Stage,
+        self, image: NDArray[np.float32], transformation: str, half_width: float,
+        operators: tuple[GaussianOperator, GaussianOperator], settings: BoundSettings, device: str, stage: Stage,
     ) -> None:  # fmt: skip
-        self.image, self.transformation, self.operator = image, transformation, operator
-        self.pad = padding(operator, transformation, half_width)
+        self.image, self.transformation = image, transformation
+        self.operator, self.original = operator, original = operators
+        self.pad = max(padding(one, transformation, half_width) for one in operators)
         self.passes, self.device, self.stage = min(settings.refinements, PASSES), device, stage
-        plain, moments = filter_bands(operator, self.pad, 0), filter_bands(operator, self.pad, 1, absolute=True)
+        plain, moved = filter_bands(operator, self.pad, 0), filter_bands(original, self.pad, 0)
+        moments = filter_bands(original, self.pad, 1, absolute=True)
         self.filters = (
             _operands([(band.start, band.weights) for band in plain]),
             _operands([(back.start, back.weights) for back in (Bands.from_dense(band.dense().T) for band in plain)]),
-            _operands([(band.start, band.weights / operator.sigma) for band in moments]),
+            _operands([(band.start, band.weights) for band in moved]),
+            _operands([(band.start, band.weights / original.sigma) for band in moments]),
         )
-        shapes = kernels.scratch_shapes(image.shape, 2 ** DIMENSIONS[transformation], operator, self.pad)
+        reach = max(operator.reach, original.reach)
+        shapes = kernels.scratch_shapes(image.shape, 2 ** DIMENSIONS[transformation], reach, self.pad)
         per_cell = sum(math.prod(shape) for shape in shapes) + 8 * image.size
         self.step = max(1, settings.chunk_bytes // (8 * per_cell))
         self.most_kept = settings.chunk_bytes // (16 * image.size)
@@ -184,19 +196,19 @@ class _CellBounds:
         if self.transformation == "rotation":
             points = point_frames(centres, self.transformation), point_frames(-centres, self.transformation)
         found = kernels.launch_received(
-            kind_of(self.transformation), (frames, *points, radii), corners, self.operator, self.pad, boxes,
-            self.image.astype(np.float64), self.filters, self.device,
+            kind_of(self.transformation), (frames, *points, radii), corners, (self.operator, self.original), self.pad,
+            boxes, self.image.astype(np.float64), self.filters, self.device,
         )  # fmt: skip
         return found + self._bending(radii, boxes[1]) + self._left_out(boxes[1])
 
     def _bending(self, radii: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.float64]:
-        """At most how far [K] ``S_g m x`` strays from an average of its values at a cell's corners, for x <= upper.
+        """At most how far [K] ``S'_g m x`` strays from an average of its values at a cell's corners, for x <= upper.
 
         Entries of its second derivative (``residual_terms.curvature``) are at most ``(|d|^2 / s^4 + 1 / s^2) phi(d)
         |v|^2 + |d| / s^2 phi(d) |a|``. On any grid the sums of ``phi``, ``|d|^2 phi`` and ``|d| phi`` are at most 1,
         ``2 s^2`` and ``sqrt(2) s``, so by Schur's test the norm is at most ``3 / s^2 |v^2 m x| + 1.5 / s |a m x|``.
         """
-        sources, s = self.operator.masked(upper), self.operator.sigma
+        sources, s = self.original.masked(upper), self.original.sigma
         if self.transformation == "translation":
             size = 3.0 / s**2 * _norms(sources)
             return np.asarray(0.5 * np.square(radii).sum(axis=1) * size * (1.0 + 1e-6))
@@ -216,7 +228,8 @@ class _CellBounds:
         """The error with what float64 arithmetic, float32 pixels and the sum over another grid may add."""
         operator, channels = self.operator, self.image.shape[2]
         energy = float(most_energy(operator.masked(self.image[None]), operator)[0])
-        total = math.sqrt(error**2 + 2.0 * alias(operator) * energy) * (1.0 + ARITHMETIC_SLACK) + ARITHMETIC_SLACK
+        wrapped = max(alias(operator), alias(self.original))
+        total = math.sqrt(error**2 + 2.0 * wrapped * energy) * (1.0 + ARITHMETIC_SLACK) + ARITHMETIC_SLACK
         total += 2.0 * PIXEL_SLACK * math.sqrt(math.prod(operator.output_shape) * channels)
         return total if math.isfinite(total) else math.inf
 

@@ -13,10 +13,10 @@ from .targets import scalar
 
 
 @scalar
-def turning_sway(source, radius, plain, absolute, along, across, half, out, other):
-    """``sup |S_g m x - S_c m x|`` over angles within ``radius`` of c, for ``|m x|`` [1, C, H, W] below ``source``.
+def turning_sway(source, radius, moved, absolute, along, across, half, out, other):
+    """``sup |S'_g m x - S'_c m x|`` over angles within ``radius`` of c, for ``|m x|`` [1, C, H, W] below ``source``.
 
-    ``absolute``: bands of the product of the density with the absolute distance over the variance.
+    Bands of S': ``moved`` of the density, ``absolute`` of its product with the absolute distance over the variance.
     """
     height, width = source.shape[2], source.shape[3]
     for c in range(source.shape[1]):
@@ -24,8 +24,8 @@ def turning_sway(source, radius, plain, absolute, along, across, half, out, othe
             for j in range(width):
                 along[0, c, i, j] = abs(i - 0.5 * (height - 1)) * source[0, c, i, j]
                 across[0, c, i, j] = abs(j - 0.5 * (width - 1)) * source[0, c, i, j]
-    filter_into(along, plain[0], plain[1], absolute[2], absolute[3], half, out)
-    filter_into(across, absolute[0], absolute[1], plain[2], plain[3], half, other)
+    filter_into(along, moved[0], moved[1], absolute[2], absolute[3], half, out)
+    filter_into(across, absolute[0], absolute[1], moved[2], moved[3], half, other)
     total = 0.0
     for c in range(out.shape[1]):
         for i in range(out.shape[2]):
@@ -151,7 +151,7 @@ def spread_of_corners(
 def pull_of(kind, points, mask, sigma, reach, pad, back_filter, residual, deviation, noise, half, weights, planes):
     """``2 (w |m S_0^T b| + deviation |K^T b|)``: what noise and unknown pixels add to ``|b|^2`` in first order.
 
-    ``residual`` b [1, C, Hp, Wp], ``noise`` w times the mask [1, C, H, W], ``K = S_0 m T_c - S_c m`` at that of the
+    ``residual`` b [1, C, Hp, Wp], ``noise`` w times the mask [1, C, H, W], ``K = S_0 m T_c - S'_c m`` at that of the
     ``points`` where it is largest, pixel by pixel; ``planes`` has four work arrays [1, C, H, W] along its first axis.
     """
     pulled, turned, sampled, most = planes[0:1], planes[1:2], planes[2:3], planes[3:4]
@@ -181,13 +181,14 @@ def pull_of(kind, points, mask, sigma, reach, pad, back_filter, residual, deviat
 
 @scalar
 def received_cell_bound(
-    kind, frames, k, points, backs, radii, corners, mask, sigma, reach, pad, tolerance, lower, upper, received, plain,
-    back_filter, absolute, images, planes, half, padded, weights, patch,
+    kind, frames, k, points, backs, radii, corners, mask, before, sigma, reach, pad, tolerance, lower, upper, received,
+    plain, back_filter, moved_filter, absolute, images, planes, half, padded, weights, patch,
 ):  # fmt: skip
     """Bound of the residual of every original in the box of cell ``k``; see ``received``.
 
     ``received`` [H, W, C]; ``corners`` are point frames in a row, ``points`` those of the places where K is taken and
-    ``backs`` the same of their negatives: the centre for angles, the corners for shifts. The last six are work
+    ``backs`` the same of their negatives: the centre for angles, the corners for shifts. ``before`` is width and reach
+    of S, ``sigma`` and ``reach`` are those of S'; ``plain`` and ``back_filter`` are bands of S. The last six are work
     arrays, the first four of them with places along their first axis: ``images`` [3, H, W, C], ``planes``
     [7, C, H, W], ``half`` [1, C, Hp, Wp], ``padded`` [3 + corners, C, Hp, Wp], ``weights`` [1, 3, taps] and
     ``patch`` of a side of ``taps + 6``.
@@ -211,7 +212,7 @@ def received_cell_bound(
         cell_sway(kind, frames, k, points, radii[0], mask, middle, deviation, values)
         filter_into(values, plain[0], plain[1], plain[2], plain[3], half, out)
         extra += math.sqrt(sum_of_squares(out))
-        extra += turning_sway(unknown, radii[0], plain, absolute, planes[3:4], planes[4:5], half, out, spread)
+        extra += turning_sway(unknown, radii[0], moved_filter, absolute, planes[3:4], planes[4:5], half, out, spread)
     for c in range(channels):
         for i in range(out.shape[2]):
             for j in range(out.shape[3]):
@@ -222,7 +223,9 @@ def received_cell_bound(
             for i in range(out.shape[2]):
                 for j in range(out.shape[3]):
                     out[0, c, i, j] = 0.0
-        spread_deviations(kind, mask, sigma, reach, pad, points[ends], backs[ends], deviation, weights, patch, out)
+        spread_deviations(
+            kind, mask, before, sigma, reach, pad, points[ends], backs[ends], deviation, weights, patch, out
+        )
         for c in range(channels):
             for i in range(out.shape[2]):
                 for j in range(out.shape[3]):

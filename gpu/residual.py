@@ -23,7 +23,7 @@ average of the cell's corners, ``|e| <= b`` pixel by pixel, and ``A = S_0 m`` ha
 
     |D_c + A e|^2 <= |D_c|^2 + 2 <|A'D_c|, b> + |A b|^2 .
 
-*Received image.* See ``received``.
+*Received image.* See ``received``; the two widths differ by less.
 
 Arithmetic is float64 to nearest; ``GRAM_SLACK`` covers what that costs sums that nearly cancel, and the densities left
 out beyond ``GRAM_REACH``; ``ARITHMETIC_SLACK`` the rest; ``LEFT_OUT`` the weights that the served map leaves out.

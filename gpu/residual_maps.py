@@ -100,8 +100,8 @@ def untransform_into(kind, values, first, second, out):
 
 
 @scalar
-def gaussian_patch(kind, mask, sigma, reach, pad, first, second, cos_back, sin_back, a, b, weights, patch):
-    """Column ``[a, b]`` of ``S_0 m T_c - S_c m`` on the padded grid, into ``patch``.
+def gaussian_patch(kind, mask, before, sigma, reach, pad, first, second, cos_back, sin_back, a, b, weights, patch):
+    """Column ``[a, b]`` of ``S_0 m T_c - S'_c m`` on the padded grid, into ``patch``; ``before``: S's width and reach.
 
     Returns
     -------
@@ -112,11 +112,12 @@ def gaussian_patch(kind, mask, sigma, reach, pad, first, second, cos_back, sin_b
     x, y = b - 0.5 * (width - 1), a - 0.5 * (height - 1)
     x_to, y_to = source_point(kind, cos_back, sin_back, x, y)
     row_to, column_to = y_to + 0.5 * (height - 1), x_to + 0.5 * (width - 1)
-    # Padded indices; everything that column [a, b] reaches lies within reach + 2 of where its content goes.
-    top = int(max(math.ceil(row_to + pad - reach - 2.0), 0.0))
-    bottom = int(min(math.floor(row_to + pad + reach + 2.0), height + 2.0 * pad - 1.0))
-    left = int(max(math.ceil(column_to + pad - reach - 2.0), 0.0))
-    right = int(min(math.floor(column_to + pad + reach + 2.0), width + 2.0 * pad - 1.0))
+    # Padded indices; everything that column [a, b] reaches lies within this of where its content goes.
+    far = max(reach, before[1]) + 2.0
+    top = int(max(math.ceil(row_to + pad - far), 0.0))
+    bottom = int(min(math.floor(row_to + pad + far), height + 2.0 * pad - 1.0))
+    left = int(max(math.ceil(column_to + pad - far), 0.0))
+    right = int(min(math.floor(column_to + pad + far), width + 2.0 * pad - 1.0))
     rows, columns = max(bottom - top + 1, 0), max(right - left + 1, 0)
     for p in range(rows):
         for q in range(columns):
@@ -129,7 +130,7 @@ def gaussian_patch(kind, mask, sigma, reach, pad, first, second, cos_back, sin_b
             near_column = 1.0 - abs(x_from + 0.5 * (width - 1) - b)
             if near_row > 0.0 and near_column > 0.0 and mask[i, j] > 0.0:
                 add_gaussian(
-                    float(i + pad), float(j + pad), mask[i, j] * near_row * near_column, sigma, reach,
+                    float(i + pad), float(j + pad), mask[i, j] * near_row * near_column, before[0], before[1],
                     top, rows, left, columns, weights, patch,
                 )  # fmt: skip
     if mask[a, b] > 0.0:
@@ -164,8 +165,8 @@ def is_plain(mask, row, column):
 
 
 @scalar
-def spread_deviations(kind, mask, sigma, reach, pad, point, back, deviation, weights, patch, out):
-    """``|S_0 m T_c - S_c m|`` applied to deviations [1, H, W, C] >= 0, added to ``out`` [1, C, Hp, Wp].
+def spread_deviations(kind, mask, before, sigma, reach, pad, point, back, deviation, weights, patch, out):
+    """``|S_0 m T_c - S'_c m|`` applied to deviations [1, H, W, C] >= 0, added to ``out`` [1, C, Hp, Wp].
 
     Where the vignette is 1, the columns of a shift are one and the same, moved: the last such patch serves again.
     """
@@ -182,7 +183,7 @@ def spread_deviations(kind, mask, sigma, reach, pad, point, back, deviation, wei
                 top, rows, left, columns = made_top + a - made_a, made_rows, made_left + b - made_b, made_columns
             else:
                 top, rows, left, columns = gaussian_patch(
-                    kind, mask, sigma, reach, pad, point[0], point[1], back[0], back[1], a, b, weights, patch
+                    kind, mask, before, sigma, reach, pad, point[0], point[1], back[0], back[1], a, b, weights, patch
                 )
                 made = plain
                 made_top, made_left, made_rows, made_columns, made_a, made_b = top, left, rows, columns, a, b

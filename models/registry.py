@@ -18,7 +18,7 @@ from certification.calibration import Calibration
 from certification.plan import CertificationPlan
 from certification.vocabulary import CalibrationError, Guarantee, ImageIs, Transformation
 from gpu.lattice import LatticeNoise, lattice_loss
-from gpu.preprocess import AnyOperator, GaussianOperator
+from gpu.preprocess import ATTACK_BLUR, RECEIVED_BLUR, AnyOperator, GaussianOperator
 from gpu.warp import PIXEL_SLACK
 
 from .architectures import ArchitectureError, Normalised, build
@@ -53,13 +53,14 @@ class LoadedModel:
 
         It is the P of the smoothed classifier that the certificate is about, unless its interpolation is Gaussian: then
         an attacked image, which the attack has blurred, is compared with its original through filters of two widths
-        (docs/guarantees.md, D.5); the error bound of a received image itself (``received``) knows one width.
+        (docs/guarantees.md, D.5).
         """
         if not isinstance(self.operator, GaussianOperator) or not plan.has_both_noises:
             return self.operator
         if plan.image_is is ImageIs.REFERENCE:
             return self.operator.for_original()
-        return self.operator.for_attacked() if plan.guarantee is Guarantee.DISTRIBUTIONAL else self.operator
+        calibrated = plan.guarantee is Guarantee.DISTRIBUTIONAL
+        return self.operator.for_attacked(ATTACK_BLUR if calibrated else RECEIVED_BLUR)
 
     @cached_property
     def lattice_noise(self) -> LatticeNoise:

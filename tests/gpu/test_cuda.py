@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from numba import boolean, cuda, float32, float64, int32, int64, uint64
+from numba.types import UniTuple
 
 from gpu.kernels import error_bound, inverse, lattice, noise, residual, sampling, warp
 from gpu.targets import DeviceError, select_device
@@ -29,8 +30,8 @@ KERNELS = {
     "sample_cuda": (sampling.sample_cuda, (F4, F2, int64, float64, float64, int64, F3, P4)),
     "received_cuda": (
         residual.received_cuda,
-        (int64, F2, F2, F2, F2, F2, float64, float64, int64, F4, F4, F3, F2, *BANDS, *BANDS, *BANDS,
-         F5, F5, F5, F5, F4, F3, F1),
+        (int64, F2, F2, F2, F2, F2, UniTuple(float64, 2), float64, float64, int64, F4, F4, F3, F2, *BANDS, *BANDS,
+         *BANDS, *BANDS, F5, F5, F5, F5, F4, F3, F1),
     ),
     "boxes_cuda": (inverse.boxes_cuda, (int64, F2, F4)),
     "constrain_cuda": (

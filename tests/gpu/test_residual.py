@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from gpu.candidates import first_cells
-from gpu.cells import BoundSettings
+from gpu.cells import BoundSettings, no_stage
 from gpu.cover_bodies import transform_into
 from gpu.error_bound import individual_error_bounds
 from gpu.geometry import KINDS, GeometryError, point_frames
 from gpu.known_bodies import moved_into
-from gpu.preprocess import GaussianOperator, Preprocessing, PreprocessingError
+from gpu.preprocess import RECEIVED_BLUR, GaussianOperator, Preprocessing, PreprocessingError
+from gpu.received import received_image_error
 from gpu.residual import known_image_errors
 from gpu.residual_bodies import sample_into
 from gpu.residual_maps import sampled_into, spread_deviations, unsample_into, untransform_into
@@ -114,6 +115,7 @@ def readers(operator, pair):
         "one": (operator, operator),
         "reference": (operator, operator.for_original()),
         "received": (operator.for_attacked(), operator),
+        "individual": (operator.for_attacked(RECEIVED_BLUR), operator),
     }[pair]
 
 
@@ -233,14 +235,14 @@ def matrices(transformation, parameter, operator, pad):
     return transform, sampled * operator.weights.ravel()
 
 
-def worst_original(received, start, transformation, gamma, operator, rounds=4):
+def worst_original(received, start, transformation, gamma, attacked, operator, rounds=4):
     """The largest residual found among the originals of a received image at one gamma, by linear programs.
 
     The norm is convex in the original, so each step goes to the best original for the gradient at the last.
     """
     pad = 14 + max(operator.input_shape) // 3
     transform, moved = matrices(transformation, gamma, operator, pad)
-    known = matrices(transformation, np.zeros_like(gamma), operator, pad)[1] @ received.ravel().astype(np.float64)
+    known = matrices(transformation, np.zeros_like(gamma), attacked, pad)[1] @ received.ravel().astype(np.float64)
     most = (received.ravel() + 0.9999 / 510.0).astype(np.float64)
     least = (received.ravel() - 0.9999 / 510.0).astype(np.float64)
     original = start.ravel().astype(np.float64)
@@ -263,9 +265,10 @@ def worst_original(received, start, transformation, gamma, operator, rounds=4):
     vignette=st.sampled_from(["none", "circle", "rectangle"]), sigma=st.sampled_from([1.5, 2.5]),
     transformation=st.sampled_from(["rotation", "translation"]), width=st.sampled_from([None, 0.4, 5.0]),
     share=st.one_of(st.sampled_from([0.0, 1.0, -1.0]), st.floats(-1, 1)), half_width=st.sampled_from([0.0, 0.7, 1.3]),
+    pair=st.sampled_from(["one", "received", "individual"]),
 )  # fmt: skip
 def test_no_original_found_by_linear_programs_errs_more_than_the_bound(
-    seed, kind, shape, vignette, sigma, transformation, width, share, half_width
+    seed, kind, shape, vignette, sigma, transformation, width, share, half_width, pair
 ):
     image, operator = picture(kind, shape, seed), gaussian(vignette, 0.5, sigma, 1.0, shape[:2])
     half_width = 10.0 * half_width if transformation == "rotation" else half_width
@@ -273,9 +276,11 @@ def test_no_original_found_by_linear_programs_errs_more_than_the_bound(
     if transformation == "translation":
         gamma *= half_width
     received = round8(transform_image(image, gamma, transformation))
-    chosen = BoundSettings(cell_width=width, cell_budget=400)
-    (bound,) = individual_error_bounds(received, gamma[None], transformation, half_width, operator, chosen)
-    assert worst_original(received, image, transformation, gamma, operator) <= bound
+    chosen, (attacked, original) = BoundSettings(cell_width=width, cell_budget=400), readers(operator, pair)
+    bound = received_image_error(
+        received, transformation, half_width, attacked, chosen, original=original, stage=no_stage
+    )
+    assert worst_original(received, image, transformation, gamma, attacked, original) <= bound
 
 
 @pytest.mark.parametrize(
@@ -286,10 +291,8 @@ def test_the_bound_of_a_received_image_is_near_the_worst_original(transformation
     """Of those at the attack's own parameter; a shift by half a pixel hides most of the original."""
     image, operator = np.pad(digit(12), ((4, 4), (4, 4), (0, 0))), gaussian("rectangle", 1.0, size=(20, 20))
     received = round8(transform_image(image, np.array(gamma), transformation))
-    (bound,) = individual_error_bounds(
-        received, np.zeros((1, len(gamma))), transformation, half_width, operator, BoundSettings()
-    )
-    worst = worst_original(received, image, transformation, np.array(gamma), operator)
+    bound = received_image_error(received, transformation, half_width, operator, BoundSettings(), stage=no_stage)
+    worst = worst_original(received, image, transformation, np.array(gamma), operator, operator)
     assert true_error(image, np.zeros(len(gamma)), np.array(gamma), transformation, operator) < worst
     assert worst <= bound <= near * worst
 
@@ -326,13 +329,15 @@ def test_transposes_have_the_same_inner_products(transformation, parameter):
 def test_entries_of_the_cancelled_form_are_those_of_dense_matrices(transformation, parameter, vignette):
     operator, pad = gaussian(vignette, 1.0, 1.5, 0.0, (12, 13)), 14
     deviation = np.random.default_rng(1).random((1, 12, 13, 1))
-    transform, moved = matrices(transformation, parameter, operator, pad)
+    original = operator.for_original()
+    transform, moved = matrices(transformation, parameter, original, pad)
     still = matrices(transformation, np.zeros(2), operator, pad)[1]
     expected = np.abs(still @ transform - moved) @ deviation.ravel()
     point, back = (point_frames(sign * np.array([parameter]), transformation)[0] for sign in (1.0, -1.0))
-    found, taps = np.zeros((1, 1, 40, 41)), 2 * math.ceil(operator.reach) + 1
+    found, taps = np.zeros((1, 1, 40, 41)), 2 * math.ceil(original.reach) + 1
     spread_deviations(
-        KINDS[transformation], operator.weights, operator.sigma, operator.reach, pad, point, back, deviation,
+        KINDS[transformation], operator.weights, (operator.sigma, operator.reach), original.sigma, original.reach, pad,
+        point, back, deviation,
         np.zeros((1, 3, taps)), np.zeros((taps + 6, taps + 6)), found,
     )  # fmt: skip
     np.testing.assert_allclose(found.ravel(), expected, atol=1e-5)  # the weights beyond five standard deviations
@@ -351,21 +356,22 @@ def test_all_originals_of_a_received_image_obey_its_bound(transformation):
     """Originals that differ from the true one but give the same 8-bit image, searched by coordinates."""
     generator = np.random.default_rng(5)
     image, operator = digit(12), gaussian("circle", 0.5, size=(12, 12))
+    both = readers(operator, "individual")
     gamma = np.array([6.0]) if transformation == "rotation" else np.array([0.45, -0.3])
     half_width = 10.0 if transformation == "rotation" else 0.6
     received = round8(transform_image(image, gamma, transformation))
     beta = np.array([25.0]) if transformation == "rotation" else np.array([1.2, 0.4])
     (bound,) = individual_error_bounds(received, beta[None], transformation, half_width, operator, BoundSettings())
-    other, worst = image.astype(np.float64), true_error(image, beta, gamma, transformation, operator)
+    other, worst = image.astype(np.float64), true_error(image, beta, gamma, transformation, *both)
     for _ in range(600):
         i, j = generator.integers(0, 12, 2)
         candidate = other.copy()
         candidate[i, j, 0] = np.clip(candidate[i, j, 0] + generator.choice([-0.004, 0.004, 0.02, -0.02]), 0, 1)
         if (round8(transform_image(candidate.astype(np.float32), gamma, transformation)) == received).all():
-            error = true_error(candidate.astype(np.float32), beta, gamma, transformation, operator)
+            error = true_error(candidate.astype(np.float32), beta, gamma, transformation, *both)
             if error >= worst:
                 other, worst = candidate, error
-    assert worst > true_error(image, beta, gamma, transformation, operator)
+    assert worst > true_error(image, beta, gamma, transformation, *both)
     assert worst <= bound < np.inf
 
 
@@ -379,9 +385,25 @@ def test_a_received_image_is_bounded_at_once_for_all_draws_whatever_the_effort()
     late = individual_error_bounds(
         received, draws, "rotation", 8.0, operator, BoundSettings(), deadline=time.monotonic() - 1
     )
-    error = true_error(image, [10.0], np.array([3.0]), "rotation", operator)
+    both = readers(operator, "individual")
+    error = true_error(image, [10.0], np.array([3.0]), "rotation", *both)
     assert error <= fine[0] < coarse[0]
     assert fine[0] <= late[0] < np.inf
+
+
+def test_a_received_image_is_bounded_more_tightly_through_two_widths():
+    """The attack has blurred it; but it may as well be its own original."""
+    image, operator = digit(20), gaussian("circle", 0.5, taper=2.0, size=(20, 20))
+    received = round8(transform_image(image, 6.3, "rotation"))
+    one, two = (
+        received_image_error(
+            received, "rotation", 10.0, attacked, BoundSettings(), original=original, stage=no_stage
+        )
+        for attacked, original in (readers(operator, "one"), readers(operator, "individual"))
+    )  # fmt: skip
+    assert two < 0.85 * one
+    unattacked = true_error(received, [0.0], np.zeros(1), "rotation", *readers(operator, "individual"))
+    assert 0.0 < unattacked <= two
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -1.0, float("inf"), 181.0])
@@ -396,3 +418,8 @@ def test_operators_of_another_size_or_with_two_vignettes_are_refused():
         known_image_errors(blank[:, :5], "rotation", 1.0, gaussian(size=(6, 6)))
     with pytest.raises(GeometryError, match="vignette"):
         known_image_errors(blank, "rotation", 1.0, gaussian(size=(6, 6)), gaussian("circle", size=(6, 6)))
+    with pytest.raises(GeometryError, match="vignette"):
+        received_image_error(
+            blank[0], "rotation", 1.0, gaussian(size=(6, 6)), BoundSettings(),
+            original=gaussian("circle", size=(6, 6)), stage=no_stage,
+        )  # fmt: skip
