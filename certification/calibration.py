@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from .binomial import LARGEST_SAMPLE, SLACK, binomial_lower_bound, binomial_upper_bound
 from .vocabulary import CalibrationError, ImageIs, StatisticsError, Transformation
 
-SCHEMA = 2
+SCHEMA = 3
+LARGEST_GRID = 181
+"""Sampled attacks an axis: a request for a certificate computes them all."""
 STEEPNESS = 0.2
 """A rough guess, not a measurement: share of inner tests that fail more for each sigma_delta of error bound."""
 
@@ -26,7 +28,8 @@ class Calibration:
     """A distributional bound, as stored beside a model's card (Fischer et al. 2020, Eq. 6).
 
     With probability at least ``confidence`` over the calibration's own draws, a share of at least ``q_E``
-    of the images has ``P_beta( max over the attack range of eps <= error_bound ) >= 1 - rho_E``.
+    of the images x has ``P_beta( max over the attack range of eps <= E(x) ) >= 1 - rho_E``, where E(x) is
+    ``error_bound`` or, if that is less, ``factor`` times the largest of x's errors at a few parameters.
 
     Attributes
     ----------
@@ -37,7 +40,12 @@ class Calibration:
     attack_range, sigma_gamma : float
         Half-width of Gamma and standard deviation of beta, > 0; degrees or pixels.
     error_bound : float
-        E > 0, l2 norm in intensity behind P.
+        E > 0, l2 norm in intensity behind P; the most that any image's bound is, see :meth:`bound_for`.
+    sampled_attacks : int
+        Reference image: parameters an axis, spread evenly over the attack range, at which the image's own error is
+        computed; 0: not at all.
+    factor : float
+        What the largest of those errors is multiplied by, > 0; 0 without them.
     rho_E : float
         In [0, 0.5).
     q_E, confidence : float
@@ -67,6 +75,8 @@ class Calibration:
     transformation: Transformation
     attack_range: float
     error_bound: float
+    sampled_attacks: int
+    factor: float
     rho_E: float
     q_E: float
     confidence: float
@@ -102,17 +112,27 @@ class Calibration:
         for name in ("pilot_images", "pilot_draws", "largest_bound"):
             self._require(name, getattr(self, name) >= 0, ">= 0")
         self._require("image_is", self.image_is in (*ImageIs, "either"), "received, reference or either")
+        most = LARGEST_GRID if self.image_is == ImageIs.REFERENCE else 0
+        allowed = f"in [0, {most}] if image_is is {self.image_is}"
+        self._require("sampled_attacks", 0 <= self.sampled_attacks <= most, allowed)
+        fine = self.factor > 0.0 if self.sampled_attacks else self.factor == 0.0
+        self._require("factor", fine, "> 0 with sampled_attacks, 0 without")
         self._require("rho_E", 0.0 <= self.rho_E < 0.5, "in [0, 0.5)")
         self._require("confidence", 0.0 < self.confidence < 1.0, "in (0, 1)")
         self._require("images_passed", 0 <= self.images_passed <= self.images, f"in [0, {self.images}]")
         # the correction for wrong inner tests only lowers q_E: the plain bound is the most it can be
-        most = binomial_lower_bound(self.images_passed, self.images, 1.0 - self.confidence)
-        supported = 0.0 < self.q_E <= most * (1.0 + 2.0 * SLACK)
-        self._require("q_E", supported, f"in (0, {most:.6g}], which images_passed of images support")
+        largest = binomial_lower_bound(self.images_passed, self.images, 1.0 - self.confidence)
+        supported = 0.0 < self.q_E <= largest * (1.0 + 2.0 * SLACK)
+        self._require("q_E", supported, f"in (0, {largest:.6g}], which images_passed of images support")
 
     def _require(self, name: str, fine: bool, allowed: str) -> None:
         if not fine:
             raise CalibrationError(f"{name} must be {allowed}, not {getattr(self, name)}")
+
+    def bound_for(self, sampled: float) -> float:
+        """E of an image whose largest error at the sampled attacks is ``sampled``; not a number: of any image."""
+        own = self.factor * sampled
+        return own if own <= self.error_bound else self.error_bound
 
     def is_for(self, image_is: ImageIs) -> bool:
         """Whether the bound holds with such an image in hand."""

@@ -146,7 +146,10 @@ def _error_bound(
     """E and rho_E, stored or found; of a sequential nested run with bilinear interpolation one bound a draw (B.3)."""
     if plan.guarantee is Guarantee.DISTRIBUTIONAL and plan.calibration is not None:
         stored = plan.calibration
-        summary = ErrorBoundSummary(stored.error_bound, stored.rho_E, stored.q_E, stored.confidence)
+        E = stored.error_bound
+        if stored.sampled_attacks and bounds is not None:
+            E = stored.bound_for(bounds.sampled_error(stored.attack_range, stored.sampled_attacks))
+        summary = ErrorBoundSummary(E, stored.rho_E, stored.q_E, stored.confidence)
     elif bounds is None:
         raise CertificationError("the individual guarantee needs error bounds of the image")
     elif plan.bound_for_all:

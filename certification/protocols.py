@@ -60,6 +60,13 @@ class ErrorBoundSource(Protocol):
         """For a reference image, bounds [n] at total parameters t: of ``|P T_{t-gamma} x' - P T_t x|`` (B.3)."""
         ...
 
+    def sampled_error(self, half_width: float, attacks: int) -> float:
+        """For a reference image, the largest error at ``attacks`` parameters an axis, evenly over the attack range.
+
+        No upper bound: what a calibration multiplies.
+        """
+        ...
+
     def bound_for_all(self) -> float:
         """One bound that holds at every parameter; asked for only if the plan says that there is one."""
         ...

@@ -38,12 +38,12 @@ from numpy.typing import NDArray
 
 from .cover import ARITHMETIC_SLACK, COARSE
 from .error_norm import PRESENT
-from .geometry import GeometryError, kind_of
+from .geometry import DIMENSIONS, GeometryError, kind_of
 from .kernels import residual as kernels
 from .preprocess import Bands, GaussianOperator, normal_density
 from .received import received_image_error
 from .residual_terms import LEFT_OUT, alias, curvature, most_energy, padding
-from .warp import PIXEL_SLACK, check_images
+from .warp import PIXEL_SLACK, check_images, round8, transform_image, warp_batch
 
 SHIFT_STEP = 0.25
 """Distance of the shifts at which a known image's residual is computed first, pixels; divides 1."""
@@ -64,7 +64,7 @@ def known_image_errors(
     original: GaussianOperator | None = None,
     *,
     tolerance: float = 0.02,
-    floor: float = 0.0,
+    floor: float | NDArray[np.float64] = 0.0,
     budget: int = 20_000,
 ) -> NDArray[np.float64]:
     """Bound ``max_gamma |S_beta round8(T_gamma x) - S'_(beta+gamma) x|_2`` for every beta.
@@ -81,7 +81,7 @@ def known_image_errors(
     original : GaussianOperator, optional
         S', which reads the image itself: S, or the same vignette and another width.
     tolerance, floor : float
-        Refinement of an image stops at ``1 + tolerance`` times its largest residual found, or at ``floor``.
+        Refinement of an image stops at ``1 + tolerance`` times its largest residual found, or at ``floor`` (or [N]).
     budget : int
         Rotation: cells an image; those left over are not refined.
 
@@ -136,6 +136,34 @@ def known_image_errors(
     return np.where(np.isfinite(out), out, np.inf)
 
 
+def sampled_error(
+    image: NDArray[np.float32],
+    transformation: str,
+    half_width: float,
+    operator: GaussianOperator,
+    original: GaussianOperator,
+    attacks: int,
+) -> float:
+    """The largest ``|S_0 round8(T_gamma x) - S'_gamma x|_2`` of a known image at evenly spread gamma: no bound.
+
+    Parameters
+    ----------
+    image : ndarray [H, W, C] float32
+        In [0, 1].
+    transformation, half_width, operator, original
+        As in :func:`known_image_errors`.
+    attacks : int
+        Parameters an axis, ``>= 1``, from ``-half_width`` to ``half_width``; of an odd number, 0 is one.
+    """
+    axis = np.linspace(-half_width, half_width, attacks)
+    grid = np.stack(np.meshgrid(*[axis] * DIMENSIONS[transformation]), axis=-1)
+    parameters = grid if transformation == "rotation" else grid.reshape(-1, 2)
+    attacked = np.stack([round8(transform_image(image, gamma, transformation)) for gamma in parameters])
+    twice = warp_batch(attacked, np.zeros_like(parameters), transformation, operator).astype(np.float64)
+    once = warp_batch(image[None], parameters, transformation, original)
+    return float(np.sqrt(np.square(twice - once).sum(axis=(1, 2, 3))).max())
+
+
 def _gram(shape: tuple[int, int], sigma: float) -> tuple[Bands, Bands]:
     """Normal densities between the pixels of an axis, rows and columns; hardly cut."""
     sides = [np.arange(size)[:, None] - np.arange(size)[None, :] for size in shape]
@@ -167,4 +195,4 @@ def _slack(sources: NDArray[np.float64], operator: GaussianOperator) -> NDArray[
     return np.asarray(LEFT_OUT * (norms + seen) + pixels + ARITHMETIC_SLACK)
 
 
-__all__ = ["known_image_errors", "received_image_error"]
+__all__ = ["known_image_errors", "received_image_error", "sampled_error"]

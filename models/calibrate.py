@@ -1,9 +1,10 @@
 """E, rho_E and q_E of a card on a data set: the distributional bound (Fischer et al. 2020, section 5.1).
 
-Pilot images choose E; *other* images are then tested one by one for ``P_beta(max_gamma eps <= E) >= 1 - rho_E``,
-and the count of those that pass gives q_E by Clopper-Pearson. With Gaussian interpolation (``gpu.residual``), and for a
-rotation (``gpu.cover``), the error is bounded over every parameter at once, so all draws of an image pass together;
-other translations are bounded draw by draw, and the image's test has a level that q_E is corrected for.
+Pilot images choose E, and for reference images with Gaussian interpolation also a factor of the image's own sampled
+errors; *other* images are then tested one by one for ``P_beta(max_gamma eps <= E) >= 1 - rho_E``, and the count of
+those that pass gives q_E by Clopper-Pearson. With Gaussian interpolation (``gpu.residual``), and for a rotation
+(``gpu.cover``), the error is bounded over every parameter at once, so all draws of an image pass together; other
+translations are bounded draw by draw, and the image's test has a level that q_E is corrected for.
 The state is kept in a file beside the result, so that a run that was stopped goes on where it was.
 """
 
@@ -27,13 +28,17 @@ from certification.calibration import Calibration, image_holds, q_lower
 from certification.vocabulary import ImageIs, Transformation
 from gpu.cover import largest_rotation_errors, translation_draw_errors
 from gpu.preprocess import AnyOperator, GaussianOperator, Operator
-from gpu.residual import known_image_errors
+from gpu.residual import known_image_errors, sampled_error
 from gpu.warp import round8, transform_image, warp_batch
 
 from .card import ModelCard, read_card
 from .data import load_mnist
 
 CHUNK = 8
+ANGLES = 61
+"""Sampled attacks of a rotation."""
+SHIFTS_A_PIXEL = 2
+"""The same of a translation, an axis."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,13 @@ class Task:
     confidence: float
     seed: int
     version: str = __version__
+
+    @property
+    def sampled_attacks(self) -> int:
+        """Of a reference image, an axis; see :class:`Calibration`."""
+        if self.image_is != ImageIs.REFERENCE:
+            return 0
+        return ANGLES if self.transformation == "rotation" else 2 * math.ceil(SHIFTS_A_PIXEL * self.attack_range) + 1
 
 
 def pilot_errors(
@@ -82,37 +94,73 @@ def both(operator: GaussianOperator, task: Task) -> tuple[GaussianOperator, Gaus
     return operator, operator.for_original()
 
 
-def choose_error_bound(images: NDArray[np.float32], task: Task, operator: AnyOperator) -> float:
-    """E from pilot images: with Gaussian interpolation a quantile of their bounds, else above all sampled errors."""
-    if isinstance(operator, GaussianOperator):
-        bounds = np.concatenate([
-            known_image_errors(
-                images[first : first + CHUNK], task.transformation, task.attack_range, *both(operator, task)
-            )
-            for first in tqdm(range(0, len(images), CHUNK), desc="pilot", mininterval=2.0)
-        ])  # fmt: skip
-        return math.ceil(1000.0 * float(np.quantile(bounds, task.quantile, method="higher"))) / 1000.0
-    sampled = pilot_errors(images, task, operator, np.random.default_rng([task.seed, 1]))
-    return round(task.margin * float(sampled.max()), 3)
+@dataclass(frozen=True)
+class Limits:
+    """What an image's errors are tested for: E, and the factor of its own sampled errors (0: of none)."""
+
+    error_bound: float
+    factor: float = 0.0
+
+    def of(self, sampled: NDArray[np.float64]) -> NDArray[np.float64]:
+        """E of images [N] with such sampled errors."""
+        own = self.factor * sampled if self.factor else np.full(len(sampled), np.inf)
+        return np.minimum(self.error_bound, own)
+
+
+def sampled_errors(images: NDArray[np.float32], task: Task, operator: AnyOperator) -> NDArray[np.float64]:
+    """Largest error of each image [N] at the sampled attacks, if there are any."""
+    if not (task.sampled_attacks and isinstance(operator, GaussianOperator)):
+        return np.zeros(len(images))
+    readers = both(operator, task)
+    return np.array([
+        sampled_error(image, task.transformation, task.attack_range, *readers, task.sampled_attacks) for image in images
+    ])  # fmt: skip
+
+
+def choose_limits(images: NDArray[np.float32], task: Task, operator: AnyOperator) -> Limits:
+    """From pilot images: with Gaussian interpolation quantiles of their bounds, else above all sampled errors.
+
+    Where two limits hold together, either gets half of what the quantile leaves.
+    """
+    if not isinstance(operator, GaussianOperator):
+        sampled = pilot_errors(images, task, operator, np.random.default_rng([task.seed, 1]))
+        return Limits(round(task.margin * float(sampled.max()), 3))
+    bounds, sampled = np.zeros(len(images)), np.zeros(len(images))
+    for first in tqdm(range(0, len(images), CHUNK), desc="pilot", mininterval=2.0):
+        part = slice(first, first + CHUNK)
+        bounds[part] = known_image_errors(images[part], task.transformation, task.attack_range, *both(operator, task))
+        sampled[part] = sampled_errors(images[part], task, operator)
+    if not task.sampled_attacks:
+        return Limits(_quantile_up(bounds, task.quantile))
+    share = 0.5 * (1.0 + task.quantile)
+    seen = sampled > 0.0
+    return Limits(_quantile_up(bounds, share), _quantile_up(bounds[seen] / sampled[seen], share))
+
+
+def _quantile_up(values: NDArray[np.float64], share: float) -> float:
+    """A quantile, rounded up to thousandths."""
+    return math.ceil(1000.0 * float(np.quantile(values, share, method="higher"))) / 1000.0
 
 
 def image_bounds(
-    images: NDArray[np.float32], numbers: NDArray[np.int64], error_bound: float, task: Task, operator: AnyOperator
+    images: NDArray[np.float32], numbers: NDArray[np.int64], limits: Limits, task: Task, operator: AnyOperator
 ) -> list[tuple[float, bool]]:
     """For each image: the largest bound of its errors, and whether it holds the property (Eq. 6, inside)."""
     if isinstance(operator, GaussianOperator) or task.transformation == "rotation":
         if isinstance(operator, GaussianOperator):
+            allowed = limits.of(sampled_errors(images, task, operator))
             found = known_image_errors(
-                images, task.transformation, task.attack_range, *both(operator, task), floor=error_bound
+                images, task.transformation, task.attack_range, *both(operator, task), floor=allowed
             )
         else:
-            found = largest_rotation_errors(images, task.attack_range, operator, floor=error_bound)
-        return [(float(bound), bool(bound <= error_bound)) for bound in found]
+            allowed = np.full(len(images), limits.error_bound)
+            found = largest_rotation_errors(images, task.attack_range, operator, floor=limits.error_bound)
+        return [(float(bound), bool(bound <= most)) for bound, most in zip(found, allowed, strict=True)]
     results = []
     for image, number in zip(images, numbers, strict=True):
         draws = np.random.default_rng([task.seed, 2, int(number)]).normal(0.0, task.sigma_gamma, (task.draws, 2))
         bounds = translation_draw_errors(image, draws, task.attack_range, operator)
-        holds = image_holds(bounds, error_bound, task.rho_E, alpha_image(task))
+        holds = image_holds(bounds, limits.error_bound, task.rho_E, alpha_image(task))
         results.append((float(bounds.max()), holds))
     return results
 
@@ -134,7 +182,7 @@ def calibrate(
     images : ndarray [M, H, W, C] float32
         The data set; pilot and tested images are drawn from it without overlap.
     error_bound : float or None
-        E to test; None: :func:`choose_error_bound` on pilot images.
+        E to test, the same for all images; None: :func:`choose_limits` on pilot images.
     state : Path
         JSON lines: the task, then one line a tested image.
     command : str
@@ -148,17 +196,16 @@ def calibrate(
     piloted = error_bound is None
     done = _read_state(state, task, error_bound)
     if done is None:
-        if error_bound is None:
-            error_bound = choose_error_bound(images[pilot], task, operator)
+        limits = choose_limits(images[pilot], task, operator) if error_bound is None else Limits(error_bound)
         state.parent.mkdir(parents=True, exist_ok=True)
-        state.write_text(json.dumps({**asdict(task), "error_bound": error_bound}) + "\n")
+        state.write_text(json.dumps({**asdict(task), **asdict(limits)}) + "\n")
         results: list[tuple[float, bool]] = []
     else:
-        error_bound, results = done
-    with tqdm(total=len(tested), initial=len(results), desc=f"E = {error_bound}", mininterval=2.0) as progress:
+        limits, results = done
+    with tqdm(total=len(tested), initial=len(results), desc=f"E = {limits.error_bound}", mininterval=2.0) as progress:
         while len(results) < len(tested):
             part = tested[len(results) : len(results) + CHUNK]
-            new = image_bounds(images[part], part, error_bound, task, operator)
+            new = image_bounds(images[part], part, limits, task, operator)
             with state.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in new)
             results += new
@@ -170,7 +217,9 @@ def calibrate(
         model=card.id,
         transformation=Transformation(task.transformation),
         attack_range=task.attack_range,
-        error_bound=error_bound,
+        error_bound=limits.error_bound,
+        sampled_attacks=task.sampled_attacks if limits.factor else 0,
+        factor=limits.factor,
         rho_E=task.rho_E if drawn else 0.0,
         q_E=q_lower(passed, len(results), 1.0 - task.confidence, alpha_image(task) if drawn else 0.0),
         confidence=task.confidence,
@@ -193,17 +242,17 @@ def calibrate(
     )
 
 
-def _read_state(state: Path, task: Task, error_bound: float | None) -> tuple[float, list[tuple[float, bool]]] | None:
-    """The stored E and results of this very task, or None; a half-written last line is cut off."""
+def _read_state(state: Path, task: Task, error_bound: float | None) -> tuple[Limits, list[tuple[float, bool]]] | None:
+    """The stored limits and results of this very task, or None; a half-written last line is cut off."""
     if not state.is_file():
         return None
     lines = state.read_text().split("\n")[:-1]
     state.write_text("".join(line + "\n" for line in lines))
     head = json.loads(lines[0]) if lines else {}
-    stored = head.pop("error_bound", None)
-    if head != asdict(task) or (error_bound is not None and stored != error_bound):
+    stored = {name: head.pop(name) for name in ("error_bound", "factor") if name in head}
+    if head != asdict(task) or len(stored) < 2 or (error_bound is not None and stored["error_bound"] != error_bound):
         return None
-    return float(stored), [(float(bound), bool(holds)) for bound, holds in map(json.loads, lines[1:])]
+    return Limits(**stored), [(float(bound), bool(holds)) for bound, holds in map(json.loads, lines[1:])]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -224,7 +273,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantile", type=float, default=0.996, help="E as a quantile of the pilot images' bounds (Gaussian)"
     )
-    parser.add_argument("--error-bound", type=float, help="E to test, instead of one from the pilot")
+    parser.add_argument("--error-bound", type=float, help="E to test for all images, instead of the pilot's")
     parser.add_argument("--rho", type=float, default=1e-3)
     parser.add_argument("--confidence", type=float, default=0.999)
     parser.add_argument("--seed", type=int, default=0)
@@ -262,7 +311,8 @@ def run(arguments: argparse.Namespace) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result.to_json(), indent=2) + "\n")
     state.unlink()
-    print(f"{out}: E = {result.error_bound}, rho_E = {result.rho_E}, q_E = {result.q_E:.4f} at {result.confidence}")
+    own = f" or {result.factor} times the largest sampled error" if result.factor else ""
+    print(f"{out}: E = {result.error_bound}{own}, rho_E = {result.rho_E}, q_E = {result.q_E:.4f}")
     return 0
 
 

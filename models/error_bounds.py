@@ -14,7 +14,8 @@ from certification.vocabulary import AttackRange, ImageIs, Transformation
 from gpu.cells import BoundSettings
 from gpu.cover import translation_draw_errors
 from gpu.error_bound import forward_error_bounds, individual_error_bounds
-from gpu.preprocess import Operator
+from gpu.preprocess import GaussianOperator, Operator
+from gpu.residual import sampled_error
 from gpu.total_error import TotalErrors
 
 from .registry import LoadedModel
@@ -80,6 +81,15 @@ class ImageErrorBounds:
         return TotalErrors(
             self.image, str(attacked.transformation), attacked.half_width, self.model.operator, self.settings
         )
+
+    def sampled_error(self, half_width: float, attacks: int) -> float:
+        """The largest error of a reference image at a few attacks (``gpu.residual.sampled_error``)."""
+        operator = self.model.operator
+        if self.image_is is not ImageIs.REFERENCE or not isinstance(operator, GaussianOperator):
+            raise ValueError("errors are sampled of a reference image, with Gaussian interpolation")
+        kind, original = str(self.attack_range.transformation), operator.for_original()
+        with self.stage("bound"):
+            return sampled_error(self.image, kind, half_width, operator, original, attacks)
 
     def bound_for_all(self) -> float:
         """The bound at every parameter, for a model with Gaussian interpolation (``gpu.residual``)."""

@@ -19,7 +19,7 @@ from certification.outcome import Certified, ErrorBoundSummary, Outcome, Predict
 from certification.plan import CertificationPlan, PredictPlan
 from certification.procedures import certify, predict
 from certification.protocols import ErrorBoundSource
-from certification.vocabulary import Guarantee, Transformation
+from certification.vocabulary import Transformation
 from gpu.cells import BoundSettings
 from gpu.preprocess import AnyOperator
 from models.error_bounds import ImageErrorBounds
@@ -79,9 +79,8 @@ class Certifier:
         """Compute a certificate; on a worker thread."""
         plan, clock = task.plan, task.clock
         clock.check = cancellation.check
-        bounds = self._error_bounds(task) if plan.guarantee is Guarantee.INDIVIDUAL and plan.has_both_noises else None
         through = task.model.measured_through(plan)
-        outcome = _on_device(lambda: certify(plan, self._votes(task, through), bounds, clock.stage))
+        outcome = _on_device(lambda: certify(plan, self._votes(task, through), self._error_bounds(task), clock.stage))
         self._metrics.observe_certificate(outcome)
         certified = isinstance(outcome, Certified)
         return CertifyReply(

@@ -190,7 +190,11 @@ class BoundReply(Reply):
     transformation: Transformation
     attack_range: float = Field(description="Half-width; degrees or pixels.")
     unit: str
-    error_bound: float = Field(description="E: l2 norm, intensity.")
+    error_bound: float = Field(description="E: l2 norm, intensity; the most that any image's is.")
+    sampled_attacks: int = Field(
+        description="Parameters an axis at which a reference image's own error is computed; 0: not at all."
+    )
+    factor: float = Field(description="E of an image is at most this times the largest of those errors.")
     rho_E: float
     q_E: float
     confidence: float

@@ -65,6 +65,10 @@ class World:
         self.calls.append(("total bounds", len(totals)))
         return self.bound(totals if totals.ndim == 1 else totals[:, 0])
 
+    def sampled_error(self, half_width: float, attacks: int) -> float:
+        self.calls.append((f"sampled within {half_width:g}", attacks))
+        return float(self.bound(np.zeros(1))[0])
+
     def bound_for_all(self) -> float:
         self.calls.append(("bound for all", 1))
         return float(self.bound(np.zeros(1))[0])
@@ -79,6 +83,8 @@ CALIBRATION = Calibration(
     transformation=Transformation.ROTATION,
     attack_range=30.0,
     error_bound=0.3,
+    sampled_attacks=0,
+    factor=0.0,
     rho_E=0.01,
     q_E=0.99,
     confidence=0.999,

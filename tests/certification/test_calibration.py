@@ -22,7 +22,7 @@ STORED = CALIBRATION.to_json()
 
 def test_a_calibration_survives_json() -> None:
     assert Calibration.from_json(json.loads(json.dumps(STORED))) == CALIBRATION
-    assert STORED["schema"] == 2
+    assert STORED["schema"] == 3
     assert STORED["transformation"] == "rotation"
 
 
@@ -77,8 +77,11 @@ def test_a_value_of_the_wrong_type_is_named(name: str, bad: object) -> None:
         ("parameter_draws", 0),
         ("pilot_images", -1),
         ("pilot_draws", -1),
-        ("schema", 1),
-        ("schema", 2.0),
+        ("sampled_attacks", -1),
+        ("sampled_attacks", 5),
+        ("factor", 1.0),
+        ("schema", 2),
+        ("schema", 3.0),
         ("schema", True),
     ],
 )  # fmt: skip
@@ -101,6 +104,24 @@ def test_a_calibration_is_checked_when_made() -> None:
         replace(CALIBRATION, transformation="rotation")  # type: ignore[arg-type]
     with pytest.raises(CalibrationError, match="rho_E"):
         replace(CALIBRATION, rho_E=math.nan)
+
+
+def test_only_the_errors_of_a_reference_image_can_be_sampled() -> None:
+    sampled = replace(CALIBRATION, image_is="reference", sampled_attacks=61, factor=1.25)
+    assert Calibration.from_json(sampled.to_json()) == sampled
+    for change in ({"image_is": "received"}, {"sampled_attacks": 182}):
+        with pytest.raises(CalibrationError, match="sampled_attacks"):
+            replace(sampled, **change)
+    with pytest.raises(CalibrationError, match="factor"):
+        replace(sampled, factor=0.0)
+
+
+@pytest.mark.parametrize(
+    ("sampled", "expected"), [(0.0, 0.0), (0.1, 0.125), (0.24, 0.3), (0.3, 0.3), (math.inf, 0.3), (math.nan, 0.3)]
+)
+def test_the_bound_of_an_image_is_its_own_or_that_of_all(sampled: float, expected: float) -> None:
+    stored = replace(CALIBRATION, image_is="reference", sampled_attacks=61, factor=1.25)
+    assert stored.bound_for(sampled) == expected
 
 
 @given(

@@ -177,6 +177,21 @@ def test_a_distributional_certificate_uses_the_stored_bound() -> None:
     assert world.calls == [("noisy classes", 100), ("parameters", 200), ("votes", 200)]
 
 
+@pytest.mark.parametrize(("sampled", "expected"), [(0.1, 0.15), (0.25, 0.3), (math.nan, 0.3)])
+def test_a_reference_image_may_have_a_distributional_bound_of_its_own(sampled: float, expected: float) -> None:
+    """1.5 times its sampled errors, over the calibrated range, if that is less than the bound of all."""
+    stored = replace(CALIBRATION, image_is="reference", sampled_attacks=61, factor=1.5)
+    plan = rotation_plan(Guarantee.DISTRIBUTIONAL, 20.0, image_is=ImageIs.REFERENCE, calibration=stored)
+    world = World(constant(1.0), 30.0, bound=constant(sampled))
+    outcome = certify(plan, world, world)
+    assert world.calls[0] == ("sampled within 30", 61)
+    assert outcome.error_bound is not None
+    assert outcome.error_bound.error_bound == pytest.approx(expected)
+    without = certify(plan, World(constant(1.0), 30.0))
+    assert without.error_bound is not None
+    assert without.error_bound.error_bound == 0.3
+
+
 @pytest.mark.parametrize("image_is", list(ImageIs))
 def test_the_certified_radius_is_the_formula_of_its_p_lower(image_is: ImageIs) -> None:
     plan = rotation_plan(Guarantee.DISTRIBUTIONAL, 20.0, image_is=image_is, n=60)

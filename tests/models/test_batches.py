@@ -14,7 +14,7 @@ from certification.protocols import ErrorBoundSource, VoteSource
 from certification.vocabulary import AttackRange, Guarantee, ImageIs, Transformation
 from gpu.cells import BoundSettings
 from gpu.warp import round8, transform_image, warp_batch
-from models.calibrate import image_bounds
+from models.calibrate import Limits, image_bounds
 from models.card import read_card
 from models.error_bounds import ImageErrorBounds
 from models.registry import load_model
@@ -212,7 +212,7 @@ def test_error_bounds_are_about_what_votes_are_cast_on(tmp_path, transformation,
         errors = warp_batch(attacked[None], betas, kind, before) - warp_batch(IMAGE[None], betas + gamma, kind, after)
         if guarantee is Guarantee.DISTRIBUTIONAL:
             task = Namespace(transformation=kind, attack_range=0.5, image_is=str(image_is))
-            ((bound, _),) = image_bounds(IMAGE[None], np.arange(1), 0.0, task, model.operator)
+            ((bound, _),) = image_bounds(IMAGE[None], np.arange(1), Limits(0.0), task, model.operator)
         else:
             held = attacked if received else IMAGE
             source: ErrorBoundSource = ImageErrorBounds(model, held, attack_range, image_is, settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -46,7 +48,29 @@ def test_total_bounds_hold_for_the_pixels_that_are_classified(tmp_path, transfor
         assert (np.linalg.norm((twice - once).reshape(4, -1), axis=1) <= bounds).all()
 
 
-def test_a_received_image_has_no_bound_at_a_total_parameter(tmp_path):
-    source = bounds_of(tmp_path, Transformation.ROTATION, BILINEAR, ImageIs.RECEIVED)
+def test_what_needs_the_clean_image_is_refused_for_a_received_one(tmp_path):
+    source = bounds_of(tmp_path, Transformation.ROTATION, GAUSSIAN, ImageIs.RECEIVED)
     with pytest.raises(ValueError, match="reference"):
         source.total_error_bounds(np.zeros(2))
+    with pytest.raises(ValueError, match="reference"):
+        source.sampled_error(0.5, 3)
+
+
+@pytest.mark.parametrize("transformation", MOVED)
+def test_the_sampled_error_is_the_largest_of_those_on_the_grid(tmp_path, transformation):
+    source = bounds_of(tmp_path, transformation, GAUSSIAN, ImageIs.REFERENCE)
+    operator, kind, axis = source.model.operator, str(transformation), (-0.5, -0.25, 0.0, 0.25, 0.5)
+    grid = axis if transformation.dimensions == 1 else list(itertools.product(axis, axis))
+    errors = []
+    for gamma in grid:
+        attacked = round8(transform_image(IMAGE, np.array(gamma), kind))
+        before = warp_batch(attacked[None], np.zeros_like([gamma]), kind, operator)
+        after = warp_batch(IMAGE[None], np.array([gamma]), kind, operator.for_original())
+        errors.append(np.linalg.norm(before - after))
+    assert source.sampled_error(0.5, 5) == pytest.approx(max(errors), rel=1e-5)
+    assert source.sampled_error(0.5, 1) <= source.sampled_error(0.5, 5) <= source.bound_for_all()
+
+
+def test_a_bilinear_interpolation_has_no_sampled_error(tmp_path):
+    with pytest.raises(ValueError, match="Gaussian"):
+        bounds_of(tmp_path, Transformation.ROTATION, BILINEAR, ImageIs.REFERENCE).sampled_error(0.5, 3)
