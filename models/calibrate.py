@@ -101,16 +101,15 @@ class Limits:
     error_bound: float
     factor: float = 0.0
 
-    def of(self, sampled: NDArray[np.float64]) -> NDArray[np.float64]:
-        """E of images [N] with such sampled errors."""
-        own = self.factor * sampled if self.factor else np.full(len(sampled), np.inf)
-        return np.minimum(self.error_bound, own)
+    def of(self, images: NDArray[np.float32], task: Task, operator: GaussianOperator) -> NDArray[np.float64]:
+        """E of each image [N]."""
+        if not self.factor:
+            return np.full(len(images), self.error_bound)
+        return np.minimum(self.error_bound, self.factor * sampled_errors(images, task, operator))
 
 
-def sampled_errors(images: NDArray[np.float32], task: Task, operator: AnyOperator) -> NDArray[np.float64]:
-    """Largest error of each image [N] at the sampled attacks, if there are any."""
-    if not (task.sampled_attacks and isinstance(operator, GaussianOperator)):
-        return np.zeros(len(images))
+def sampled_errors(images: NDArray[np.float32], task: Task, operator: GaussianOperator) -> NDArray[np.float64]:
+    """Largest error of each image [N] at the sampled attacks."""
     readers = both(operator, task)
     return np.array([
         sampled_error(image, task.transformation, task.attack_range, *readers, task.sampled_attacks) for image in images
@@ -129,7 +128,8 @@ def choose_limits(images: NDArray[np.float32], task: Task, operator: AnyOperator
     for first in tqdm(range(0, len(images), CHUNK), desc="pilot", mininterval=2.0):
         part = slice(first, first + CHUNK)
         bounds[part] = known_image_errors(images[part], task.transformation, task.attack_range, *both(operator, task))
-        sampled[part] = sampled_errors(images[part], task, operator)
+        if task.sampled_attacks:
+            sampled[part] = sampled_errors(images[part], task, operator)
     if not task.sampled_attacks:
         return Limits(_quantile_up(bounds, task.quantile))
     share = 0.5 * (1.0 + task.quantile)
@@ -148,7 +148,7 @@ def image_bounds(
     """For each image: the largest bound of its errors, and whether it holds the property (Eq. 6, inside)."""
     if isinstance(operator, GaussianOperator) or task.transformation == "rotation":
         if isinstance(operator, GaussianOperator):
-            allowed = limits.of(sampled_errors(images, task, operator))
+            allowed = limits.of(images, task, operator)
             found = known_image_errors(
                 images, task.transformation, task.attack_range, *both(operator, task), floor=allowed
             )

@@ -192,7 +192,8 @@ def test_a_real_imagenet_classifier_loads_and_recognises(imagenet_root, tmp_path
 def calibration(card, **changes):
     values = {
         "model": card.id, "transformation": Transformation.ROTATION, "attack_range": 10.0, "error_bound": 0.3,
-        "rho_E": 0.001, "q_E": 0.99, "confidence": 0.999, "images": 1000, "images_passed": 1000,
+        "sampled_attacks": 0, "factor": 0.0, "rho_E": 0.001, "q_E": 0.99, "confidence": 0.999,
+        "images": 1000, "images_passed": 1000,
         "parameter_draws": 8000, "pilot_images": 100, "pilot_draws": 10, "dataset": "D", "split": "train", "seed": 0,
         "sigma_gamma": 20.0, "preprocessing_digest": card.preprocessing.digest(), "method": "m",
         "largest_bound": 0.2, "image_is": "either", "version": "0", "created": "2026-01-01", "command": "c",

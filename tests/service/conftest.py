@@ -115,11 +115,13 @@ attack_range = {CALIBRATED[transformation]}
 def calibration(name: str, transformation: str) -> dict[str, Any]:
     """A stored bound that fits :func:`write_model`."""
     return {
-        "schema": 2,
+        "schema": 3,
         "model": name,
         "transformation": transformation,
         "attack_range": CALIBRATED[transformation],
         "error_bound": 0.2,
+        "sampled_attacks": 0,
+        "factor": 0.0,
         "rho_E": 0.001,
         "q_E": 0.99,
         "confidence": 0.999,
