@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from certification.plan import CertificationPlan
-from certification.vocabulary import AttackRange, Guarantee, Procedure, Transformation
+from certification.vocabulary import AttackRange, Guarantee, ImageIs, Procedure, Transformation
 from gpu.cells import BoundSettings
-from gpu.warp import round8, transform_image
+from gpu.warp import round8, transform_image, warp_batch
 from models import compare, evaluate
 from models.card import read_card
 from models.registry import load_model
@@ -57,6 +57,26 @@ def test_a_summary_counts_wrong_answers_and_abstentions_as_failures():
     assert found["right"] == 0.6
     assert found["right_and_covering"] == 0.2
     assert found["covering_of_right"] == pytest.approx(1.0 / 3.0)
+
+
+def test_a_clean_digit_is_certified_with_a_distributional_bound_of_its_own(tmp_path):
+    """The shipped sample: ``factor`` times its sampled errors, which is less than what holds for any image."""
+    model, attack_range = load_model(read_card(SHIPPED)), AttackRange(Transformation.ROTATION, 30.0)
+    stored = model.calibration_for("rotation", 30.0, ImageIs.REFERENCE)
+    plan = CertificationPlan(
+        transformation=Transformation.ROTATION, guarantee=Guarantee.DISTRIBUTIONAL, attack_range=attack_range,
+        sigma_gamma=30.0, sigma_delta=0.08, image_is=ImageIs.REFERENCE, bound_for_all=True, calibration=stored,
+    )  # fmt: skip
+    image = round8(np.asarray(Image.open(SAMPLE), dtype=np.float64)[:, :, None] / 255.0)
+    row = evaluate.evaluate_image(model, image, plan, BoundSettings(), 0, "cpu")
+    angles = np.linspace(-30.0, 30.0, stored.sampled_attacks)
+    attacked = np.stack([round8(transform_image(image, angle, "rotation")) for angle in angles])
+    errors = warp_batch(attacked, np.zeros(len(angles)), "rotation", model.operator).astype(float)
+    errors -= warp_batch(image[None], angles, "rotation", model.operator.for_original())
+    largest = np.sqrt(np.square(errors).sum(axis=(1, 2, 3))).max()
+    assert row["error_bound"] == pytest.approx(stored.factor * largest, rel=1e-9)
+    assert row["error_bound"] < 0.9 * stored.error_bound
+    assert row["covers"]
 
 
 def arguments(tmp_path, root, *words):
