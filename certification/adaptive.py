@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from .binomial import binomial_lower_bound
 from .effort import Goal
 from .protocols import VoteSource
-from .schedule import FUTILITY, ROUND_VOTES, NestedTest
+from .schedule import FUTILITY, ROUND_VOTES, NestedTest, Round
 from .sequential import lower_bound, rejects, votes_to_accept
-from .vocabulary import StatisticsError, StoppedBy
+from .vocabulary import OutOfTime, StatisticsError, StoppedBy
 
 PILOT_LEVEL = 0.1
 """How doubtful a look at the selection votes is before the joint estimator is chosen."""
@@ -37,13 +37,13 @@ class Shown:
     stopped_by: StoppedBy | None
 
 
-def run_single(cast: Callable[[int], int], goal: Goal, alpha: float, draws: int) -> Shown:
+def run_single(cast: Callable[[int], tuple[int, int]], goal: Goal, alpha: float, draws: int) -> Shown:
     """One vote a draw.
 
     Parameters
     ----------
     cast : callable
-        ``cast(m)``: how many of ``m`` fresh draws vote for the class.
+        ``cast(m)``: how many of ``m`` fresh draws vote for the class, and how many were made: fewer if the time is up.
     goal : Goal
     alpha : float
         In (0, 1).
@@ -66,12 +66,16 @@ def run_single(cast: Callable[[int], int], goal: Goal, alpha: float, draws: int)
         else:
             settles = wanted != goal.wanted
             more = min(SETTLING_ROUND if settles else max(missing, ROUND_VOTES), draws - n)
-            found = cast(more)
-            if not 0 <= found <= more:
-                raise StatisticsError(f"{found} votes of {more}")
-            n, k = n + more, k + found
-            bound = lower_bound(k, n, alpha)
-            best = max(best, (n, k, bound), key=lambda seen: seen[2])
+            found, made = cast(more)
+            if not 0 <= found <= made <= more:
+                raise StatisticsError(f"{found} votes of {made} of {more}")
+            late = made < more
+            n, k = n + made, k + found
+            if n > 0:
+                best = max(best, (n, k, lower_bound(k, n, alpha)), key=lambda seen: seen[2])
+            if late:
+                shown = votes_to_accept(k, n, goal.wanted, alpha, draws - n) == 0
+                stopped_by = StoppedBy.CERTIFIED if shown else StoppedBy.DEADLINE
     if best[1] == 0:
         best = (n, k, 0.0)
     p_lower = max(best[2], goal.wanted) if stopped_by is StoppedBy.CERTIFIED else best[2]
@@ -84,14 +88,21 @@ def run_nested(votes: VoteSource, label: int, thresholds: Thresholds, test: Nest
     ``thresholds`` gives tau at drawn parameters.
     """
     first = votes.drawn
-    while True:
-        asked = test.next_round()
-        if asked is not None:
-            test.record(asked, np.asarray(votes.votes_at(first + asked.draws, asked.counts, label=label)))
-        elif test.stopped_by is None:
-            test.add(thresholds(votes.draw_parameters(test.draws_to_add)))
-        else:
-            break
+    asked = None
+    try:
+        while True:
+            asked = test.next_round()
+            if asked is not None:
+                test.record(asked, np.asarray(votes.votes_at(first + asked.draws, asked.counts, label=label)))
+            elif test.stopped_by is None:
+                test.add(thresholds(votes.draw_parameters(test.draws_to_add)))
+            else:
+                break
+    except OutOfTime as late:
+        if asked is not None and late.cast is not None and late.found is not None:
+            some = np.flatnonzero(late.cast)
+            test.record(Round(asked.draws[some], late.cast[some]), late.found[some])
+        test.end(StoppedBy.DEADLINE)
     n, passed, p_lower = test.result()
     cast = test.votes
     return Shown(n, passed, p_lower, int(cast.max(initial=0)), int(cast.sum()), test.stopped_by)

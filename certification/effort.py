@@ -233,6 +233,18 @@ class Effort(ABC):
             raise refusals[0]
         return possible
 
+    def least_votes(self, error_bound: float) -> int:
+        """What a run costs at least: votes if every one is for the class, or the papers' fixed number.
+
+        With an error bound too large for any run, or none at all, the selection votes alone.
+        """
+        try:
+            if self.is_sequential:
+                return self.n0 + min(self.possible(error_bound).values())
+            return self.n0 + self.paper_draws * (self.votes_per_draw(error_bound) if self.is_nested else 1)
+        except PlanError:
+            return self.n0
+
     def _least_votes(self, estimator: Estimator, error_bound: float, rho_E: float) -> int:
         n = self.draws(estimator)
         least = smallest_accepting_n(self.goal(estimator, error_bound, rho_E).wanted, self.alpha_shares["alpha_gamma"])

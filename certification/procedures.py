@@ -22,9 +22,19 @@ from .protocols import ErrorBoundSource, Stage, VoteSource
 from .radius import inner_threshold
 from .schedule import NestedTest
 from .thresholds import CommonBound, ErrorBound, OwnBounds
-from .vocabulary import CertificationError, Estimator, Guarantee, PlanError, StatisticsError, Transformation
+from .vocabulary import (
+    CertificationError,
+    Estimator,
+    Guarantee,
+    OutOfTime,
+    PlanError,
+    StatisticsError,
+    StoppedBy,
+    Transformation,
+)
 
 NO_VOTE = "no class got a vote"
+TOO_LATE = "the time was up before there was anything to show"
 
 
 def no_stage(name: str) -> AbstractContextManager[None]:
@@ -50,6 +60,9 @@ def certify(
     stage : Stage
         Opened around "bound", "select" and "estimate".
 
+    Where a source or a stage raises :class:`OutOfTime`, the outcome is what was shown until then, and as valid: a
+    sequential run may stop at any time. The papers' procedure then has nothing to show.
+
     Returns
     -------
     Outcome
@@ -60,6 +73,13 @@ def certify(
     CertificationError
         If the bounds are missing, or a source returns impossible numbers.
     """
+    try:
+        return _certify(plan, votes, bounds, stage)
+    except OutOfTime:
+        return Abstained(plan, TOO_LATE, Counts(0, 0, 0, 0, 0), stopped_by=StoppedBy.DEADLINE)
+
+
+def _certify(plan: CertificationPlan, votes: VoteSource, bounds: ErrorBoundSource | None, stage: Stage) -> Outcome:
     error: ErrorBound | None = None
     try:
         if plan.has_both_noises:
@@ -115,6 +135,13 @@ def predict(plan: Effort, votes: VoteSource, stage: Stage = no_stage) -> Predict
     CertificationError
         If the source returns impossible numbers.
     """
+    try:
+        return _predict(plan, votes, stage)
+    except OutOfTime:
+        return Prediction(None, Counts(0, 0, 0, 0, 0), TOO_LATE, stopped_by=StoppedBy.DEADLINE)
+
+
+def _predict(plan: Effort, votes: VoteSource, stage: Stage) -> Prediction:
     if not plan.has_both_noises:
         with stage("estimate"):
             classes = _class_counts(plan, votes, plan.paper_draws)
@@ -213,7 +240,7 @@ def _estimate(
         estimator = Estimator.JOINT if safe else Estimator.NESTED
     goal, draws, budget = plan.goal(estimator, E, rho_E), plan.draws(estimator), plan.max_votes - plan.n0
     if estimator is Estimator.JOINT or error is None:
-        shown = run_single(lambda m: int(_class_counts(plan, votes, m)[label]), goal, alpha, min(draws, budget))
+        shown = run_single(lambda m: _votes_for(plan, votes, label, m), goal, alpha, min(draws, budget))
         return shown, estimator if error else None
     test = NestedTest(goal, alpha=alpha, alpha_delta=plan.alpha_delta, draws=draws, budget=budget, n_delta=plan.n_delta)
     return run_nested(votes, label, error.thresholds, test), estimator
@@ -257,12 +284,23 @@ def _class_counts(plan: Effort, votes: VoteSource, n: int) -> NDArray[np.int64]:
     return counts.astype(np.int64)
 
 
+def _votes_for(plan: Effort, votes: VoteSource, label: int, n: int) -> tuple[int, int]:
+    """Votes for the class among those of n draws that could be cast, and their number."""
+    try:
+        return int(_class_counts(plan, votes, n)[label]), n
+    except OutOfTime as late:
+        if late.cast is None or late.found is None:
+            return 0, 0
+        return int(late.found[label]), int(late.cast[0])
+
+
 def _leading_class(counts: NDArray[np.int64]) -> int | None:
     return int(np.argmax(counts)) if counts.max() > 0 else None
 
 
 def _too_few(shown: Shown, label: int) -> str:
-    return f"{shown.passed} of {shown.n} draws for class {label} do not show that it wins by the margin needed"
+    when = " by the deadline" if shown.stopped_by is StoppedBy.DEADLINE else ""
+    return f"{shown.passed} of {shown.n} draws for class {label} do not show{when} that it wins by the margin needed"
 
 
 __all__ = ["Prediction", "certify", "no_stage", "predict"]

@@ -21,7 +21,7 @@ class VoteSource(Protocol):
 
     Draws are numbered in the order in which they are made, whatever they are made for, and each is independent of
     all others; so selection and estimation never share one. A vote that is no class (NaN logits) is dropped, so that
-    it counts for nobody.
+    it counts for nobody. A source may raise ``OutOfTime`` with the votes that could be cast.
     """
 
     @property

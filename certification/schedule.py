@@ -140,6 +140,10 @@ class NestedTest:
         given_up = (missing != 0) & ((missing < 0) | too_many | rejects(k, n, tau, FUTILITY))
         self._missing[i] = np.where(given_up, -1, missing)
 
+    def end(self, why: StoppedBy) -> None:
+        """Stop here, whatever is still open; what was recorded may have shown the goal all the same."""
+        self.stopped_by = StoppedBy.CERTIFIED if self._is_shown() else why
+
     def result(self) -> tuple[int, int, float]:
         """Draws read, how many of them passed, and the lower bound on P(pass): the best of all prefixes."""
         known = self._known

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class CertificationError(ValueError):
     """Anything this room refuses."""
@@ -82,13 +85,29 @@ class Estimator(StrEnum):
     JOINT = "joint"
 
 
+class OutOfTime(Exception):
+    """Raised by a source of votes or bounds, or on entering a stage: the run ends with what it has shown.
+
+    Attributes
+    ----------
+    cast, found : ndarray or None
+        Of the votes that were being cast, how many were, and what they were, as the source would have answered: of
+        ``votes_at`` both [m]; of ``class_counts`` [1] and [classes].
+    """
+
+    def __init__(self, cast: NDArray[np.int64] | None = None, found: NDArray[np.int64] | None = None) -> None:
+        super().__init__("the time is up")
+        self.cast, self.found = cast, found
+
+
 class StoppedBy(StrEnum):
-    """Why a run ended: the wanted radius is certified or out of reach, or draws or votes are used up."""
+    """Why a run ended: the wanted radius is certified or out of reach, or draws, votes or the time are used up."""
 
     CERTIFIED = "certified"
     HOPELESS = "hopeless"
     DRAWS = "draws"
     VOTES = "votes"
+    DEADLINE = "deadline"
 
 
 class ImageIs(StrEnum):

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from certification.vocabulary import Transformation
+from certification.vocabulary import OutOfTime, Transformation
 from gpu.kernels import lattice, noise
 from gpu.lattice import to_lattice
 from gpu.preprocess import AnyOperator
@@ -60,7 +60,7 @@ class BaseClassifierVotes:
     batch_size : int, optional
         Images in one forward pass, which bounds the memory; by default fewer of larger ones.
     check : callable
-        Called before every batch; may raise to stop the work.
+        Called before every batch; may raise to stop the work. ``OutOfTime`` goes on with the votes cast until then.
 
     Attributes
     ----------
@@ -126,15 +126,26 @@ class BaseClassifierVotes:
         draws = np.arange(self.drawn, self.drawn + n)
         self.draw_parameters(n)
         counts = torch.zeros(self.classes + 1, dtype=torch.int64, device=self.device)
-        for labels, _ in self._labels(draws, np.ones(n, dtype=np.int64), pixel_noise):
-            counts.index_add_(0, labels, torch.ones_like(labels))
+        before = self.votes
+        try:
+            for labels, _ in self._labels(draws, np.ones(n, dtype=np.int64), pixel_noise):
+                counts.index_add_(0, labels, torch.ones_like(labels))
+        except OutOfTime:
+            raise OutOfTime(np.array([self.votes - before]), counts[: self.classes].cpu().numpy()) from None
         return np.asarray(counts[: self.classes].cpu().numpy())
 
     def votes_at(self, draws: NDArray[np.int64], counts: NDArray[np.int64], *, label: int) -> NDArray[np.int64]:
         """Votes [m] for ``label`` among the next ``counts`` [m] votes at each of ``draws`` [m], all different."""
         found = torch.zeros(len(draws), dtype=torch.int64, device=self.device)
-        for labels, owners in self._labels(draws, counts, True):
-            found.index_add_(0, owners, (labels == label).to(torch.int64))
+        before = self.votes
+        try:
+            for labels, owners in self._labels(draws, counts, True):
+                found.index_add_(0, owners, (labels == label).to(torch.int64))
+        except OutOfTime:
+            # votes are cast draw by draw
+            ends = np.cumsum(counts)
+            cast = np.clip(self.votes - before - (ends - counts), 0, counts)
+            raise OutOfTime(cast, found.cpu().numpy()) from None
         return np.asarray(found.cpu().numpy())
 
     def _labels(

@@ -43,7 +43,10 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
         Loads its models in the background once its lifespan begins.
     """
     settings = settings or Settings()
-    engine = Engine(settings.max_running, settings.max_waiting, settings.max_seconds)
+    engine = Engine(
+        settings.max_running, settings.max_queue_seconds, short_seconds=settings.short_seconds,
+        patience=settings.patience_seconds,
+    )  # fmt: skip
     metrics = Metrics(engine)
     services = Services(settings, metrics, engine, Lifecycle(settings, metrics, on_failure))
     forbid_pillow_warnings()

@@ -7,6 +7,7 @@ import hmac
 import json
 import math
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
@@ -27,7 +28,9 @@ from models.registry import LoadedModel, Registry
 from models.votes import BaseClassifierVotes
 
 from .clock import StageClock
+from .costs import Costs, measured
 from .engine import Cancellation
+from .errors import FieldError
 from .images import DecodedImage, ImageSpec, decode
 from .metrics import Metrics
 from .planning import Chosen, Planner
@@ -36,6 +39,7 @@ from .schemas import (
     CertifyReply,
     CountsReply,
     ErrorBoundReply,
+    Fields,
     PredictFields,
     PredictReply,
     SecondsReply,
@@ -56,6 +60,10 @@ class Task(Generic[P]):
     plan: P
     image: DecodedImage
     clock: StageClock
+    deadline: float
+    """Time of ``time.monotonic()``."""
+    seconds: float
+    """What it is expected to take."""
 
 
 class Certifier:
@@ -65,15 +73,16 @@ class Certifier:
         self.registry, self.device = registry, device
         self._settings, self._metrics = settings, metrics
         self._planner = Planner(registry, settings.max_votes)
+        self._costs = Costs(measured(registry, device, settings.batch_size))
         self._secret = secrets.token_bytes(SECRET_BYTES)
 
     def prepare_certify(self, fields: CertifyFields, data: bytes) -> Task[CertificationPlan]:
         """Plan and decode."""
-        return self._prepare(self._planner.certify(fields), data)
+        return self._prepare(self._planner.certify(fields), fields, data)
 
     def prepare_predict(self, fields: PredictFields, data: bytes) -> Task[PredictPlan]:
         """Plan and decode."""
-        return self._prepare(self._planner.predict(fields), data)
+        return self._prepare(self._planner.predict(fields), fields, data)
 
     def certify(self, task: Task[CertificationPlan], cancellation: Cancellation) -> CertifyReply:
         """Compute a certificate; on a worker thread."""
@@ -107,12 +116,17 @@ class Certifier:
         self._metrics.observe_prediction(plan, prediction)
         return PredictReply(**self._answer(task, prediction), reason=prediction.reason)
 
-    def _prepare(self, chosen: Chosen[P], data: bytes) -> Task[P]:
+    def _prepare(self, chosen: Chosen[P], fields: Fields, data: bytes) -> Task[P]:
         clock, takes = StageClock(), chosen.model.card.input
+        milliseconds, most = fields.deadline_ms or self._settings.default_deadline_ms, self._settings.max_deadline_ms
+        if milliseconds > most:
+            message = f"deadline_ms must be at most {most}, not {milliseconds}"
+            raise FieldError(message, field="deadline_ms", maximum=most)
         spec = ImageSpec(takes.height, takes.width, takes.channels, takes.resize_uploads)
         with clock.stage("decode"):
             image = decode(data, spec, max_pixels=self._settings.max_image_pixels)
-        return Task(chosen.model, chosen.plan, image, clock)
+        deadline = time.monotonic() + milliseconds / 1000.0 - clock.total
+        return Task(chosen.model, chosen.plan, image, clock, deadline, self._costs.expected(chosen.model, chosen.plan))
 
     def _votes(self, task: Task[P], operator: AnyOperator) -> BaseClassifierVotes:
         return BaseClassifierVotes(
@@ -152,6 +166,8 @@ class Certifier:
         card, plan, clock = task.model.card, task.plan, task.clock
         label, counts = found.label, found.counts
         self._metrics.observe_work(card.id, counts.votes, clock.seconds)
+        self._costs.learn(task.model, plan, found, clock.seconds)
+        self._metrics.runs.labels(found.stopped_by or "done").inc()
         return {
             "label": label,
             "class_name": None if label is None else card.class_names[label],

@@ -1,7 +1,9 @@
-"""Admission, the threads that compute, cancellation and draining.
+"""Admission by cost, two lanes, the threads that compute, deadlines, cancellation and draining.
 
-A permit is held from admission until the thread is really done, so an abandoned certificate that cannot stop
-at once still counts. Nothing here runs on the event loop but bookkeeping.
+What waits is bounded by the seconds that it is expected to take, not by its number. Short works have a lane of their
+own, so that they are not stuck behind long ones; a long one that has waited ``patience`` goes first. A slot is held
+until the thread is really done, so a work that was given up and cannot stop at once still counts. Nothing here runs on
+the event loop but bookkeeping.
 """
 
 from __future__ import annotations
@@ -10,16 +12,21 @@ import asyncio
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from .errors import ClientGoneError, DeadlineError, DrainingError, OverloadedError
+from certification.vocabulary import OutOfTime
+
+from .errors import ClientGoneError, DrainingError, OverloadedError
 
 T = TypeVar("T")
 DECODERS = 2
-RECENT = 0.2
-"""Weight of the newest run in the mean duration from which Retry-After is estimated."""
+LEAST_SECONDS = 0.01
+LONGEST_RETRY = 600
+"""Seconds; the most that Retry-After says."""
 
 
 class Cancelled(Exception):
@@ -27,85 +34,155 @@ class Cancelled(Exception):
 
 
 class Cancellation:
-    """A flag that a run looks at between its stages."""
+    """What a run looks at between its batches: whether it is still waited for, and how long it may go on.
 
-    def __init__(self) -> None:
+    ``deadline`` is a time of ``time.monotonic()``.
+    """
+
+    def __init__(self, deadline: float = math.inf) -> None:
+        self.deadline = deadline
         self._event = threading.Event()
 
     def cancel(self) -> None:
         """Ask the run to stop."""
         self._event.set()
 
+    def hurry(self) -> None:
+        """Ask the run to answer with what it has."""
+        self.deadline = -math.inf
+
     def check(self) -> None:
-        """Raise :class:`Cancelled` if the run was asked to stop."""
+        """Raise :class:`Cancelled` if the run was asked to stop, ``OutOfTime`` once its time is up."""
         if self._event.is_set():
             raise Cancelled
+        if time.monotonic() >= self.deadline:
+            raise OutOfTime
+
+
+@dataclass(eq=False)
+class Work:
+    """One admitted piece of work; ``seconds`` is what it is expected to take, ``since`` when it was admitted."""
+
+    run: Callable[[Cancellation], Any]
+    seconds: float
+    cancellation: Cancellation
+    since: float = field(default_factory=time.monotonic)
+    begun: float | None = None
+    future: Future[Any] = field(default_factory=Future)
+
+    def ahead(self, now: float) -> float:
+        """Seconds that are left of it, as far as can be told; never nothing."""
+        return max(self.seconds - (0.0 if self.begun is None else now - self.begun), LEAST_SECONDS)
 
 
 class Engine:
-    """Runs at most ``max_running`` works at once and lets ``max_waiting`` more wait.
+    """Runs at most ``max_running`` works at once; the others wait.
 
-    A work that has no result ``max_seconds`` after its admission is given up.
+    Parameters
+    ----------
+    max_running : int
+        Threads; all but one may run long works at once, or the only one.
+    max_queue_seconds : float
+        A work is refused if it would have to wait longer than this, by estimate; never if nothing is before it.
+    short_seconds : float
+        Works that are expected to take at most this have the short lane.
+    patience : float
+        Seconds after which a waiting long work goes before the short ones.
+
+    Attributes
+    ----------
+    on_done : callable
+        Told by each thread how many seconds a work waited for it and computed.
     """
 
-    def __init__(self, max_running: int, max_waiting: int, max_seconds: float) -> None:
-        self._max_seconds = max_seconds
-        self._max_running = max_running
-        self._capacity = max_running + max_waiting
-        self._workers = ThreadPoolExecutor(max_running, thread_name_prefix="certify")
+    def __init__(
+        self,
+        max_running: int,
+        max_queue_seconds: float,
+        *,
+        short_seconds: float = 1.0,
+        patience: float = 10.0,
+    ) -> None:
+        self._max_queue_seconds, self._short_seconds, self._patience = max_queue_seconds, short_seconds, patience
+        self.max_running, self._max_long = max_running, max(max_running - 1, 1)
+        self.on_done: Callable[[float, float], None] = lambda waited, computed: None
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        self._lock = threading.Lock()
-        self._admitted: set[Cancellation] = set()
-        self._running = 0
-        self._mean_seconds = 1.0
+        self._changed = threading.Condition()
+        self._short: deque[Work] = deque()
+        self._long: deque[Work] = deque()
+        self._running: set[Work] = set()
         self._aborted = asyncio.Event()
+        self._closed = False
         self.draining = False
+        for number in range(max_running):
+            threading.Thread(target=self._serve, name=f"certify-{number}", daemon=True).start()
 
     @property
     def running(self) -> int:
         """Works on a thread."""
-        return self._running
+        return len(self._running)
 
     @property
     def waiting(self) -> int:
         """Admitted works that wait for a thread."""
-        with self._lock:
-            return len(self._admitted) - self._running
+        return len(self._short) + len(self._long)
 
     @property
     def idle(self) -> bool:
         """Whether nothing is admitted."""
-        with self._lock:
-            return not self._admitted
+        with self._changed:
+            return not (self._short or self._long or self._running)
+
+    @property
+    def queue_seconds(self) -> float:
+        """How long a long work admitted now would wait for a thread, by estimate."""
+        with self._changed:
+            return self._ahead(short=False)
 
     def drain(self) -> None:
         """Admit nothing any more; safe to call from a signal handler."""
         self.draining = True
 
+    def hurry(self) -> None:
+        """Ask every work to answer with what it has."""
+        self.drain()
+        for work in self._admitted():
+            work.cancellation.hurry()
+
     def abort(self) -> None:
         """Answer everybody who still waits with a refusal and ask the works to stop; on the event loop."""
         self.drain()
-        with self._lock:
-            admitted = list(self._admitted)
-        for cancellation in admitted:
-            cancellation.cancel()
+        for work in self._admitted():
+            work.cancellation.cancel()
         self._aborted.set()
 
     async def check(self, work: Callable[[], T]) -> T:
-        """Run a short piece of work (decoding, planning) off the event loop, without a permit."""
+        """Run a short piece of work (decoding, planning) off the event loop, without a slot."""
         if self.draining:
             raise _draining()
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
-    async def run(self, work: Callable[[Cancellation], T], abandoned: Callable[[], Awaitable[None]]) -> T:
+    async def run(
+        self,
+        work: Callable[[Cancellation], T],
+        abandoned: Callable[[], Awaitable[None]],
+        *,
+        seconds: float = 0.0,
+        deadline: float = math.inf,
+    ) -> T:
         """Admit ``work`` and wait for its result.
 
         Parameters
         ----------
         work : callable
-            Runs on a thread; looks at the cancellation between its stages.
+            Runs on a thread; looks at the cancellation between its batches, and answers soon after ``OutOfTime``.
+            If its time is up while it waits for a slot it is called all the same, elsewhere, to answer at once.
         abandoned : callable
             Returns once nobody waits for the result any more.
+        seconds : float
+            What it is expected to take.
+        deadline : float
+            Time of ``time.monotonic()`` at which it shall answer.
 
         Raises
         ------
@@ -113,71 +190,121 @@ class Engine:
             If the work is not admitted, or (draining) was not done in time.
         ClientGoneError
             If it was abandoned.
-        DeadlineError
-            If it took too long.
         """
-        cancellation = self._admit()
-        future: Future[T] = self._workers.submit(self._work, work, cancellation)
-        future.add_done_callback(lambda _: self._release(cancellation))
-        result = asyncio.wrap_future(future)
+        admitted = self._admit(Work(work, seconds, Cancellation(deadline)))
+        result = asyncio.wrap_future(admitted.future)
         gone, aborted = asyncio.ensure_future(abandoned()), asyncio.ensure_future(self._aborted.wait())
         waiting: set[asyncio.Future[Any]] = {result, gone, aborted}
         try:
-            await asyncio.wait(waiting, timeout=self._max_seconds, return_when=asyncio.FIRST_COMPLETED)
+            left = None if deadline == math.inf else max(deadline - time.monotonic(), 0.0)
+            await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if not any(one.done() for one in waiting):
+                if self._withdraw(admitted):
+                    self._decoders.submit(self._answer, admitted)
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if result.done():
-                return result.result()
+                return result.result()  # type: ignore[no-any-return]
             if aborted.done():
                 raise _draining()
-            if gone.done():
-                raise ClientGoneError("the client left before the answer")
-            raise DeadlineError(
-                f"no answer within {self._max_seconds:g} s: ask for less (n, n_delta, n_error, attack_range)",
-                maximum_seconds=self._max_seconds,
-            )
+            raise ClientGoneError("the client left before the answer")
         except Cancelled:
             # Only abort cancels a work that is waited for, and its result may come before the news of it.
             raise _draining() from None
         finally:
-            # Whatever ends the waiting ends the work: at once in the queue, at its next check on a thread.
-            cancellation.cancel()
+            # Whatever ends the waiting ends the work: at once in the queue, at its next batch on a thread.
+            admitted.cancellation.cancel()
+            self._withdraw(admitted)
             for task in waiting:
                 task.cancel()
 
     def close(self) -> None:
         """Let the threads end; does not wait for them."""
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    def _admit(self) -> Cancellation:
-        with self._lock:
+    def _admitted(self) -> list[Work]:
+        with self._changed:
+            return [*self._short, *self._long, *self._running]
+
+    def _is_short(self, work: Work) -> bool:
+        return work.seconds <= self._short_seconds
+
+    @property
+    def _running_long(self) -> list[Work]:
+        return [work for work in self._running if not self._is_short(work)]
+
+    def _ahead(self, *, short: bool) -> float:
+        """Seconds that a new work would wait for a thread, by what is known of those before it; 0 if one is free."""
+        now, long = time.monotonic(), self._running_long
+        waiting, threads = (self._short, self.max_running - len(long)) if short else (self._long, self._max_long)
+        before = [*waiting, *(work for work in self._running if self._is_short(work) == short)]
+        if len(before) < threads and self.running + self.waiting < self.max_running:
+            return 0.0
+        # Where the other lane has all threads, one of its works must end first.
+        others = () if len(before) >= threads > 0 else self._running
+        first = min((work.ahead(now) for work in others), default=0.0)
+        return first + sum(work.ahead(now) for work in before) / max(threads, 1)
+
+    def _admit(self, work: Work) -> Work:
+        with self._changed:
             if self.draining:
                 raise _draining()
-            ahead = len(self._admitted)
-            if ahead >= self._capacity:
-                seconds = min(max(math.ceil(self._mean_seconds * ahead / self._max_running), 1), 120)
+            short = self._is_short(work)
+            ahead = self._ahead(short=short)
+            if ahead > self._max_queue_seconds:
+                seconds = min(max(math.ceil(ahead - self._max_queue_seconds), 1), LONGEST_RETRY)
                 raise OverloadedError(
-                    f"{self._running} requests are computed and {ahead - self._running} wait; try again in {seconds} s",
+                    f"{self.running} requests are computed and {self.waiting} wait, about {ahead:.0f} s of work; try "
+                    f"again in {seconds} s",
                     retry_after_seconds=seconds,
                 )
-            cancellation = Cancellation()
-            self._admitted.add(cancellation)
-            return cancellation
+            (self._short if short else self._long).append(work)
+            self._changed.notify()
+        return work
 
-    def _work(self, work: Callable[[Cancellation], T], cancellation: Cancellation) -> T:
-        cancellation.check()
-        started = time.monotonic()
-        with self._lock:
-            self._running += 1
+    def _withdraw(self, work: Work) -> bool:
+        """Take a work out of the queue; whether it was there."""
+        with self._changed:
+            for lane in (self._short, self._long):
+                if work in lane:
+                    lane.remove(work)
+                    return True
+        return False
+
+    def _next(self) -> Work | None:
+        may_be_long = self._long and len(self._running_long) < self._max_long
+        if may_be_long and (not self._short or time.monotonic() - self._long[0].since > self._patience):
+            return self._long.popleft()
+        return self._short.popleft() if self._short else None
+
+    def _serve(self) -> None:
+        """A thread's life."""
+        while True:
+            with self._changed:
+                while (work := self._next()) is None:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                work.begun = time.monotonic()
+                self._running.add(work)
+            try:
+                self._answer(work)
+            finally:
+                self.on_done(work.begun - work.since, time.monotonic() - work.begun)
+                with self._changed:
+                    self._running.discard(work)
+                    # Another long one may be allowed now.
+                    self._changed.notify_all()
+
+    def _answer(self, work: Work) -> None:
+        """Run it and keep what comes."""
         try:
-            return work(cancellation)
-        finally:
-            with self._lock:
-                self._running -= 1
-                self._mean_seconds += RECENT * (time.monotonic() - started - self._mean_seconds)
-
-    def _release(self, cancellation: Cancellation) -> None:
-        with self._lock:
-            self._admitted.discard(cancellation)
+            if work.future.set_running_or_notify_cancel():
+                work.future.set_result(work.run(work.cancellation))
+        except BaseException as error:
+            work.future.set_exception(error)
 
 
 def _draining() -> DrainingError:

@@ -91,7 +91,7 @@ class CalibrationMissingError(RequestError):
 
 
 class OverloadedError(RequestError):
-    """All permits are taken."""
+    """Too many seconds of work wait already."""
 
 
 class NotReadyError(RequestError):
@@ -100,10 +100,6 @@ class NotReadyError(RequestError):
 
 class DrainingError(RequestError):
     """The server is shutting down."""
-
-
-class DeadlineError(RequestError):
-    """The answer took too long."""
 
 
 class ClientGoneError(RequestError):
@@ -140,7 +136,6 @@ ERROR_TABLE: Mapping[type[Exception], Kind] = {
     OverloadedError: Kind(429, "overloaded", "The server is busy"),
     NotReadyError: Kind(503, "not_ready", "The server is not ready"),
     DrainingError: Kind(503, "draining", "The server is shutting down"),
-    DeadlineError: Kind(503, "deadline", "The answer took too long"),
     ClientGoneError: Kind(499, "client_gone", "The client closed the connection"),
     MemoryError: Kind(503, "out_of_memory", "The server is short of memory"),
 }

@@ -72,6 +72,12 @@ class Metrics:
             "error_bound", "Error bounds E used (l2, intensity).", ERROR_BOUNDS, "transformation", "guarantee"
         )
         self.in_flight = self._gauge("requests_in_flight", "Requests that are not answered yet.")
+        self.runs = self._counter("runs", "Finished runs by why they ended; done: fixed numbers.", "stopped_by")
+        self.queue_wait = self._histogram("queue_wait_seconds", "Admitted requests' wait for a thread.", SECONDS)
+        self.busy_seconds = self._counter("busy_seconds", "Seconds that threads computed, all together.")
+        self._gauge("threads", "Threads that compute.").set(engine.max_running)
+        engine.on_done = self._observe_thread
+        self._gauge("queue_seconds", "Estimated wait of a long request.").set_function(lambda: engine.queue_seconds)
         self._gauge("queue_depth", "Admitted requests that wait for a thread.").set_function(lambda: engine.waiting)
         self._gauge("running", "Requests that are computed.").set_function(lambda: engine.running)
         self.ready = self._gauge("ready", "1 once models are loaded and kernels compiled.")
@@ -87,6 +93,10 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"surety_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+    def _observe_thread(self, waited: float, computed: float) -> None:
+        self.queue_wait.observe(waited)
+        self.busy_seconds.inc(computed)
 
     def observe_model(self, model: LoadedModel) -> None:
         """Name a model that is served."""

@@ -12,7 +12,8 @@ from certification.vocabulary import Estimator, Guarantee, ImageIs, Procedure, S
 MAX_BOUNDED_DRAWS = 10_000
 Draws = Annotated[int, Field(ge=1, le=MAX_DRAWS)]
 ByName = Field(strict=False)
-INTEGERS, NUMBERS = frozenset({"n0", "n", "n_delta", "n_error"}), frozenset({"alpha", "attack_range", "wanted_radius"})
+INTEGERS = frozenset({"n0", "n", "n_delta", "n_error", "deadline_ms"})
+NUMBERS = frozenset({"alpha", "attack_range", "wanted_radius"})
 """Fields that are numbers, for the encoding in which everything is text."""
 
 
@@ -47,6 +48,11 @@ class Fields(BaseModel):
         default=None,
         description="Pixel-noise draws at each drawn parameter: the most there may be (paper: their number); default: "
         "chosen.",
+    )
+    deadline_ms: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Milliseconds after which the answer is what was shown until then (stopped_by deadline), waiting "
+        "included; default and ceiling are the server's.",
     )
     procedure: Annotated[Procedure, ByName] = Field(
         default=Procedure.SEQUENTIAL,
@@ -131,7 +137,7 @@ class AnswerReply(Reply):
     )
     stopped_by: StoppedBy | None = Field(
         description="Why a sequential run ended: what was wanted is shown (certified) or out of reach (hopeless), or "
-        "draws or votes are used up; null for the paper's procedure."
+        "draws, votes or the time are used up; null for the paper's procedure, unless its time was up."
     )
     alpha: float
     counts: CountsReply

@@ -18,12 +18,16 @@ from .settings import Settings
 logger = logging.getLogger("surety")
 SWITCH_SECONDS = 0.001
 """How long a computing thread may keep the interpreter from the event loop; Python's own 5 ms add up."""
+PARTIAL_SECONDS = 2.0
+"""For works to answer with what they have, once ``drain_seconds`` are over."""
 CLOSING_SECONDS = 3
 """For answers on their way, after the work has ended."""
 
 
 class DrainingServer(uvicorn.Server):
-    """After the first SIGTERM or SIGINT: no new work (503, not ready) until what runs is done or time is up.
+    """After the first SIGTERM or SIGINT: no new work (503, not ready) until what runs is done.
+
+    When ``drain_seconds`` are over, what still runs answers with what it has shown.
 
     Health and metrics answer meanwhile. A second signal stops at once.
     """
@@ -45,11 +49,15 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called every tenth of a second."""
         engine = self._services.engine
-        if self._deadline is not None and (engine.idle or time.monotonic() >= self._deadline):
-            if not engine.idle:
-                logger.warning("work was still running after drain_seconds and is given up")
-            engine.abort()
-            self.should_exit = True
+        if self._deadline is not None:
+            late = time.monotonic() - self._deadline
+            if late >= 0.0:
+                engine.hurry()
+            if engine.idle or late >= PARTIAL_SECONDS:
+                if not engine.idle:
+                    logger.warning("work did not answer after drain_seconds and is given up")
+                engine.abort()
+                self.should_exit = True
         return await super().on_tick(counter)
 
 

@@ -29,14 +29,20 @@ class Settings(BaseSettings):
         Uploads that may be held at once, admitted or not.
     max_image_pixels
         Largest height * width of an uploaded image, before any resizing.
-    max_running, max_waiting
-        Requests computed at once, and admitted ones that wait for their turn; the next gets 429.
+    max_running
+        Requests computed at once.
+    max_queue_seconds
+        A request that would wait longer for its turn, by estimate, gets 429.
+    short_seconds, patience_seconds
+        Requests that are expected to take at most the first pass the longer ones, until one of those has waited for
+        the second.
     max_votes
         Base-classifier evaluations one request may ask for.
     batch_size
         Images in one forward pass of a base classifier; by default what suits the device.
-    max_seconds
-        After this time a request is given up.
+    default_deadline_ms, max_deadline_ms
+        After how long a request that names no ``deadline_ms`` is answered with what was shown until then, and the most
+        that it may name.
     bound_chunk_bytes
         Scratch memory of one kernel launch.
     drain_seconds
@@ -57,9 +63,12 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(default=16 * MIB, ge=1)
 
     max_running: int = Field(default=2, ge=1, le=256)
-    max_waiting: int = Field(default=4, ge=0, le=10_000)
+    max_queue_seconds: float = Field(default=60.0, ge=0)
+    short_seconds: float = Field(default=1.0, ge=0)
+    patience_seconds: float = Field(default=10.0, ge=0)
     max_votes: int = Field(default=4_000_000, ge=1, le=1_000_000_000)
     batch_size: int | None = Field(default=None, ge=1, le=65536)
-    max_seconds: float = Field(default=300.0, gt=0)
+    default_deadline_ms: int = Field(default=120_000, ge=1)
+    max_deadline_ms: int = Field(default=600_000, ge=1)
     bound_chunk_bytes: int = Field(default=256 * MIB, ge=MIB)
     drain_seconds: float = Field(default=30.0, ge=0)

@@ -23,5 +23,6 @@ async def certify(request: Request) -> CertifyReply:
     fields, image = await read_submission(request, CertifyFields)
     task = await services.engine.check(lambda: certifier.prepare_certify(fields, image))
     return await services.engine.run(
-        lambda cancellation: certifier.certify(task, cancellation), lambda: client_gone(request)
-    )
+        lambda cancellation: certifier.certify(task, cancellation), lambda: client_gone(request),
+        seconds=task.seconds, deadline=task.deadline,
+    )  # fmt: skip

@@ -23,5 +23,6 @@ async def predict(request: Request) -> PredictReply:
     fields, image = await read_submission(request, PredictFields)
     task = await services.engine.check(lambda: certifier.prepare_predict(fields, image))
     return await services.engine.run(
-        lambda cancellation: certifier.predict(task, cancellation), lambda: client_gone(request)
-    )
+        lambda cancellation: certifier.predict(task, cancellation), lambda: client_gone(request),
+        seconds=task.seconds, deadline=task.deadline,
+    )  # fmt: skip

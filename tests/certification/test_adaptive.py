@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from certification.adaptive import joint_is_safe, run_single
 from certification.effort import Goal
@@ -19,6 +21,7 @@ from certification.vocabulary import (
     Estimator,
     Guarantee,
     ImageIs,
+    OutOfTime,
     PlanError,
     Procedure,
     StatisticsError,
@@ -252,7 +255,7 @@ def test_predictions_stop_once_the_class_is_shown(estimator: Estimator) -> None:
 
 def test_a_single_vote_run_needs_the_least_number_where_all_agree() -> None:
     goal = Goal(0.999, 0.5, settles_for_less=True)
-    shown = run_single(lambda m: m, goal, 0.01, 100_000)
+    shown = run_single(lambda m: (m, m), goal, 0.01, 100_000)
     assert shown.stopped_by is StoppedBy.CERTIFIED
     assert shown.n == shown.passed == smallest_accepting_n(0.999, 0.01)
 
@@ -260,7 +263,7 @@ def test_a_single_vote_run_needs_the_least_number_where_all_agree() -> None:
 @pytest.mark.parametrize("found", [-1, 257, 10**6])
 def test_impossible_counts_are_errors(found: int) -> None:
     with pytest.raises(StatisticsError):
-        run_single(lambda _: found, Goal(0.6, 0.5, settles_for_less=False), 0.01, 1000)
+        run_single(lambda m: (found, m), Goal(0.6, 0.5, settles_for_less=False), 0.01, 1000)
 
 
 def test_goals_are_the_least_probabilities_that_reach_the_radius() -> None:
@@ -270,3 +273,92 @@ def test_goals_are_the_least_probabilities_that_reach_the_radius() -> None:
     assert DISTRIBUTIONAL.radius(below, 0.01, Estimator.JOINT, 0.3) < 30.0  # type: ignore[operator]
     floor = required_p_lower(lambda p: DISTRIBUTIONAL.radius(p, 0.01, Estimator.JOINT, 0.3), 3e-5)
     assert goal.floor == floor
+
+
+class Timed(World):
+    """Casts ``left`` votes after the selection, whatever is asked, and then its time is up."""
+
+    left = 0
+    selected = False
+
+    def class_counts(self, n: int, *, pixel_noise: bool) -> NDArray[np.int64]:
+        if not self.selected:
+            self.selected = True
+            return super().class_counts(n, pixel_noise=pixel_noise)
+        made = min(n, self.left)
+        self.left -= made
+        found = super().class_counts(made, pixel_noise=pixel_noise)
+        if made < n:
+            raise OutOfTime(np.array([made]), found)
+        return found
+
+    def votes_at(self, draws: NDArray[np.int64], counts: NDArray[np.int64], *, label: int) -> NDArray[np.int64]:
+        ends = np.cumsum(counts)
+        made = np.clip(self.left - (ends - counts), 0, counts)
+        self.left -= int(made.sum())
+        found = super().votes_at(draws, made, label=label)
+        if made.sum() < counts.sum():
+            raise OutOfTime(made, found)
+        return found
+
+
+def timed(plan: CertificationPlan, left: int, share: float = 1.0) -> Timed:
+    world = Timed(constant(share), plan.sigma_gamma, plan.transformation.dimensions or 1, bound=constant(0.1))
+    world.left = left
+    return world
+
+
+@pytest.mark.parametrize("plan", EVERY)
+def test_what_was_shown_when_the_time_is_up_is_the_answer(plan: CertificationPlan) -> None:
+    """Radii grow with the votes there was time for, and never exceed that of the whole run."""
+    whole = certified(plan, world_of(plan))
+    votes = whole.counts.votes - plan.n0
+    radii = []
+    for left in np.linspace(0, votes, 20).astype(int).tolist():
+        world = timed(plan, left)
+        outcome = certify(plan, world, world)
+        assert outcome.counts.votes == plan.n0 + left
+        # a round is filled up, so that the votes there was time for may have been enough
+        radii.append(outcome.radius or 0.0)
+        assert outcome.stopped_by is (StoppedBy.CERTIFIED if radii[-1] >= plan.wanted_radius else StoppedBy.DEADLINE)
+    assert radii == sorted(radii)
+    assert (radii[0], radii[-1]) == (0.0, whole.radius)
+    assert any(0.0 < radius < whole.radius for radius in radii)
+
+
+@pytest.mark.parametrize("plan", EVERY)
+def test_a_run_whose_time_is_up_before_any_vote_abstains(plan: CertificationPlan) -> None:
+    def late(name: str) -> AbstractContextManager[None]:
+        raise OutOfTime
+
+    world = world_of(plan)
+    for outcome in (certify(plan, world, world, late), predict(plan, world, late)):
+        assert (outcome.label, outcome.stopped_by) == (None, StoppedBy.DEADLINE)
+        assert outcome.counts.votes == 0
+        assert "time was up" in str(outcome.reason)
+    assert world.calls == []
+
+
+def test_the_papers_procedure_has_no_partial_result() -> None:
+    plan = replace(DISTRIBUTIONAL, procedure=Procedure.PAPER)
+    world = timed(plan, 1000)
+    outcome = certify(plan, world, world)
+    assert isinstance(outcome, Abstained)
+    assert outcome.stopped_by is StoppedBy.DEADLINE
+
+
+@pytest.mark.parametrize("plan", [HEURISTIC, ONE_BOUND])
+def test_deadlines_do_not_make_certificates_wrong_more_often(plan: CertificationPlan) -> None:
+    """Draws vote, or pass, with a probability just too small for any radius; deadlines everywhere.
+
+    300 runs that are wrong with probability .05 are wrong more than 36 times with probability below 1e-6.
+    """
+    plan = replace(plan, n=200, alpha=0.05, estimator=Estimator.AUTO if plan is HEURISTIC else Estimator.NESTED)
+    wrong = 0
+    for seed in range(300):
+        half = World(lambda beta: np.where(beta < 0.0, 1.0, 0.0), plan.sigma_gamma)
+        world = Timed(half.share, plan.sigma_gamma, seed=seed, bound=constant(0.1))
+        world.left = int(np.random.default_rng(seed).integers(1, 3000))
+        outcome = certify(plan, world, world)
+        wrong += outcome.radius is not None
+    assert wrong <= 36

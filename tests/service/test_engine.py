@@ -1,19 +1,24 @@
-"""Admission, cancellation and draining, with works that are let go by the test."""
+"""Admission by cost, lanes, deadlines, cancellation and draining, with works that are let go by the test."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 
+from certification.vocabulary import OutOfTime
 from service.engine import Cancellation, Cancelled, Engine
-from service.errors import ClientGoneError, DeadlineError, DrainingError, OverloadedError
+from service.errors import ClientGoneError, DrainingError, OverloadedError
+
+LONG = 100.0
+"""Seconds that a work says it takes."""
 
 
 class Work:
-    """Runs until it is let go or cancelled."""
+    """Runs until it is let go, cancelled, or out of time."""
 
     def __init__(self) -> None:
         self.begun, self.gate, self.stopped = threading.Event(), threading.Event(), threading.Event()
@@ -26,6 +31,8 @@ class Work:
         except Cancelled:
             self.stopped.set()
             raise
+        except OutOfTime:
+            return "partial"
         return "done"
 
 
@@ -39,11 +46,14 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def play(scene: Callable[[Engine], Awaitable[None]], running: int = 1, waiting: int = 0, seconds: float = 60) -> None:
+def play(
+    scene: Callable[[Engine], Awaitable[None]], running: int = 1, queue: float = 1e9, short: float = 1.0,
+    patience: float = 1e9,
+) -> None:  # fmt: skip
     """Run a scene with an engine of its own."""
 
     async def whole() -> None:
-        engine = Engine(running, waiting, seconds)
+        engine = Engine(running, queue, short_seconds=short, patience=patience)
         try:
             await scene(engine)
         finally:
@@ -68,22 +78,69 @@ def test_results_and_errors_come_back() -> None:
     play(scene)
 
 
-@pytest.mark.parametrize(("running", "waiting"), [(1, 0), (1, 2), (2, 0), (3, 1)])
-def test_exactly_the_set_number_is_admitted(running: int, waiting: int) -> None:
+@pytest.mark.parametrize(
+    ("running", "queue"), [(1, 0.0), (1, 150.0), (2, 0.0), (2, 150.0), (3, 99.0)]
+)
+@pytest.mark.parametrize("short", [1000.0, 1.0])
+def test_what_waits_is_bounded_by_its_seconds(running: int, queue: float, short: float) -> None:
+    """The next would wait for the works before it, shared among the threads; long ones have a thread less."""
+    threads = running if short > LONG else max(running - 1, 1)
+    admitted = max(threads, int(queue * threads / LONG) + 1)
+
     async def scene(engine: Engine) -> None:
-        works = [Work() for _ in range(running + waiting)]
-        tasks = [asyncio.create_task(engine.run(work, never)) for work in works]
-        await until(lambda: (engine.running, engine.waiting) == (running, waiting))
+        works = [Work() for _ in range(admitted)]
+        tasks = [asyncio.create_task(engine.run(work, never, seconds=LONG)) for work in works]
+        await until(lambda: engine.running + engine.waiting == admitted)
         with pytest.raises(OverloadedError) as caught:
-            await engine.run(Work(), never)
-        assert 1 <= caught.value.members["retry_after_seconds"] <= 120
-        assert sum(work.begun.is_set() for work in works) == running
+            await engine.run(Work(), never, seconds=LONG)
+        assert 1 <= caught.value.members["retry_after_seconds"] <= LONG
+        await until(lambda: engine.running == threads)
+        assert sum(work.begun.is_set() for work in works) == threads
         for work in works:
             work.gate.set()
         assert await asyncio.gather(*tasks) == ["done"] * len(works)
         await until(lambda: engine.idle)
+        assert engine.queue_seconds == 0.0
 
-    play(scene, running, waiting)
+    play(scene, running, queue, short)
+
+
+def test_a_short_work_is_not_stuck_behind_long_ones_nor_refused_for_them() -> None:
+    async def scene(engine: Engine) -> None:
+        works = [Work() for _ in range(3)]
+        tasks = [asyncio.create_task(engine.run(work, never, seconds=LONG)) for work in works[:2]]
+        await until(lambda: (engine.running, engine.waiting) == (1, 1))
+        with pytest.raises(OverloadedError):
+            await engine.run(Work(), never, seconds=LONG)
+        works[2].gate.set()
+        assert await engine.run(works[2], never, seconds=0.5) == "done"
+        assert not works[1].begun.is_set()
+        for work in works:
+            work.gate.set()
+        assert await asyncio.gather(*tasks) == ["done"] * 2
+
+    play(scene, 2, LONG)
+
+
+@pytest.mark.parametrize(("patience", "first"), [(0.0, "long"), (1e9, "short")])
+def test_a_long_work_waits_for_short_ones_as_long_as_its_patience(patience: float, first: str) -> None:
+    async def scene(engine: Engine) -> None:
+        order: list[str] = []
+
+        def noted(name: str) -> Callable[[Cancellation], None]:
+            return lambda _: order.append(name)
+
+        blocking = Work()
+        tasks = [asyncio.create_task(engine.run(blocking, never, seconds=LONG))]
+        await until(blocking.begun.is_set)
+        for name, seconds in (("long", LONG), ("short", 0.1), ("short", 0.1)):
+            tasks.append(asyncio.create_task(engine.run(noted(name), never, seconds=seconds)))  # type: ignore[arg-type]
+            await until(lambda: engine.waiting == len(tasks) - 1)
+        blocking.gate.set()
+        await asyncio.gather(*tasks)
+        assert order == (["long", "short", "short"] if first == "long" else ["short", "short", "long"])
+
+    play(scene, 1, patience=patience)
 
 
 def test_a_permit_is_free_again_after_success_and_failure() -> None:
@@ -135,7 +192,7 @@ def test_an_abandoned_work_in_the_queue_never_runs() -> None:
         assert await running == "done"
         assert not second.begun.is_set()
 
-    play(scene, 1, 1)
+    play(scene)
 
 
 def test_a_cancelled_request_stops_its_work() -> None:
@@ -151,14 +208,70 @@ def test_a_cancelled_request_stops_its_work() -> None:
     play(scene)
 
 
-def test_a_work_that_takes_too_long_is_given_up() -> None:
+def test_a_work_answers_with_what_it_has_at_its_deadline_and_frees_its_slot_then() -> None:
     async def scene(engine: Engine) -> None:
-        work = Work()
-        with pytest.raises(DeadlineError):
-            await engine.run(work, never)
-        await until(work.stopped.is_set)
+        assert await engine.run(Work(), never, deadline=time.monotonic() + 0.05) == "partial"
+        await until(lambda: engine.idle)
 
-    play(scene, seconds=0.05)
+    play(scene)
+
+
+def test_a_work_answers_at_its_deadline_while_it_waits_for_a_slot() -> None:
+    async def scene(engine: Engine) -> None:
+        first, second = Work(), Work()
+        running = asyncio.create_task(engine.run(first, never))
+        await until(first.begun.is_set)
+        assert await engine.run(second, never, deadline=time.monotonic() + 0.05) == "partial"
+        assert (engine.running, engine.waiting) == (1, 0)
+        first.gate.set()
+        assert await running == "done"
+
+    play(scene)
+
+
+def test_a_slot_is_taken_until_the_thread_is_done() -> None:
+    """A work that does not look at its time, in a kernel say: its answer comes late and is not lost."""
+
+    async def scene(engine: Engine) -> None:
+        gate = threading.Event()
+        task = asyncio.create_task(engine.run(lambda _: gate.wait(10), never, deadline=time.monotonic() + 0.02))
+        await asyncio.sleep(0.1)
+        assert (engine.running, task.done()) == (1, False)
+        gate.set()
+        assert await task
+        await until(lambda: engine.idle)
+
+    play(scene)
+
+
+def test_hurried_works_answer_with_what_they_have() -> None:
+    async def scene(engine: Engine) -> None:
+        tasks = [asyncio.create_task(engine.run(Work(), never)) for _ in range(3)]
+        await until(lambda: engine.waiting == 2)
+        engine.hurry()
+        assert await asyncio.gather(*tasks) == ["partial"] * 3
+        with pytest.raises(DrainingError):
+            await engine.run(Work(), never)
+
+    play(scene)
+
+
+def test_threads_tell_how_long_works_waited_and_computed() -> None:
+    async def scene(engine: Engine) -> None:
+        told: list[tuple[float, float]] = []
+        engine.on_done = lambda waited, computed: told.append((waited, computed))
+        first, second = Work(), Work()
+        tasks = [asyncio.create_task(engine.run(work, never)) for work in (first, second)]
+        await until(first.begun.is_set)
+        await asyncio.sleep(0.05)
+        first.gate.set()
+        second.gate.set()
+        await asyncio.gather(*tasks)
+        await until(lambda: len(told) == 2)
+        assert told[0][0] < told[1][0]
+        assert min(told[0][1], told[1][0]) >= 0.05
+
+    play(scene)
 
 
 def test_draining_finishes_what_is_admitted_and_refuses_the_rest() -> None:
@@ -175,7 +288,7 @@ def test_draining_finishes_what_is_admitted_and_refuses_the_rest() -> None:
             work.gate.set()
         assert await asyncio.gather(*tasks) == ["done", "done"]
 
-    play(scene, 1, 3)
+    play(scene)
 
 
 def test_aborting_answers_everybody_and_stops_the_works() -> None:
@@ -190,4 +303,4 @@ def test_aborting_answers_everybody_and_stops_the_works() -> None:
         await until(lambda: engine.idle)
         assert not works[1].begun.is_set()
 
-    play(scene, 1, 1)
+    play(scene)

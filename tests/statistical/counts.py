@@ -170,7 +170,7 @@ def single_run_itself(p: float, alpha: float, draws: int, at_least: float, share
         wrong = 0
         with remembered():
             for _ in range(runs):
-                shown = run_single(lambda m: int(generator.binomial(m, p)), Goal(p, 0.9 * p, False), alpha, draws)
+                shown = run_single(lambda m: (int(generator.binomial(m, p)), m), Goal(p, 0.9 * p, False), alpha, draws)
                 wrong += shown.stopped_by is StoppedBy.CERTIFIED or shown.p_lower > p
         return wrong
 

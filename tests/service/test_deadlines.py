@@ -1,0 +1,143 @@
+"""Deadlines and clients that leave, over real sockets: valid partial answers, and work that really stops."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import service.certifier
+from models.votes import BaseClassifierVotes
+
+from .conftest import Running, Start, until
+from .pictures import encode, grey
+from .test_operations import sample
+
+SLEEP = 0.05
+SLOW = {"guarantee": "heuristic", "attack_range": 45, "alpha": 1e-40}
+"""A run of more than a thousand votes, of which a batch of 64 takes ``SLEEP`` seconds."""
+
+
+class Slow:
+    """Votes that take their time, and the times of their batches."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.batches: list[float] = []
+        batches, classify = self.batches, BaseClassifierVotes._classify
+
+        def slowly(votes: BaseClassifierVotes, *batch: object) -> object:
+            time.sleep(SLEEP)
+            batches.append(time.monotonic())
+            return classify(votes, *batch)  # type: ignore[arg-type]
+
+        class SlowVotes(BaseClassifierVotes):
+            _classify = slowly  # type: ignore[assignment]
+
+        monkeypatch.setattr(service.certifier, "BaseClassifierVotes", SlowVotes)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    return Slow(monkeypatch)
+
+
+def test_the_answer_at_the_deadline_is_what_was_shown_until_then(server: Running, slow: Slow) -> None:
+    """The same noise as without a deadline, so the radius only grows with the votes there was time for."""
+    whole = server.certify(**SLOW).json()
+    assert whole["stopped_by"] == "certified"
+    seconds, shown = len(slow.batches) * SLEEP, []
+    for share in (0.02, 0.3, 0.6):
+        reply = server.certify(**SLOW, deadline_ms=int(1000 * share * seconds) + 1)
+        assert reply.status_code == 200
+        answer = reply.json()
+        assert answer["stopped_by"] == "deadline"
+        assert answer["counts"]["votes"] < whole["counts"]["votes"]
+        assert not answer["covers_attack_range"]
+        assert answer["abstained"] is (answer["radius"] is None)
+        shown.append((answer["counts"]["votes"], answer["radius"] or 0.0))
+        until(lambda: sample(server, "surety_running") == 0)
+        stopped = len(slow.batches)
+        time.sleep(2 * SLEEP)
+        assert len(slow.batches) == stopped, "the work goes on"
+    radii = [radius for _, radius in sorted(shown)]
+    assert radii == sorted(radii)
+    assert 0.0 < radii[-1] < whole["radius"]
+
+
+def test_a_prediction_has_a_deadline_too(server: Running, slow: Slow) -> None:
+    answer = server.predict(guarantee="heuristic", n=100_000, procedure="paper", deadline_ms=100).json()
+    assert (answer["stopped_by"], answer["abstained"], answer["counts"]["votes"]) == ("deadline", True, 0)
+    assert "time was up" in answer["reason"]
+
+
+def test_a_request_whose_time_passes_in_the_queue_is_answered(start: Start, slow: Slow) -> None:
+    with start(max_running=1) as server, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.certify, **SLOW)
+        until(lambda: sample(server, "surety_running") == 1)
+        answer = server.certify(**SLOW, deadline_ms=50).json()
+        assert (answer["stopped_by"], answer["counts"]["votes"]) == ("deadline", 0)
+        assert running.result().json()["stopped_by"] == "certified"
+        assert sample(server, 'surety_runs_total{stopped_by="deadline"}') == 1
+
+
+def test_the_ceiling_is_the_server_s(start: Start) -> None:
+    with start(max_deadline_ms=1000, default_deadline_ms=500) as server:
+        refused = server.certify(guarantee="heuristic", deadline_ms=1001)
+        assert refused.status_code == 422
+        assert (refused.json()["field"], refused.json()["maximum"]) == ("deadline_ms", 1000)
+        assert server.certify(guarantee="heuristic", deadline_ms=1000).status_code == 200
+
+
+@pytest.mark.parametrize("deadline", [0, -5, "soon", 1.5, True])
+def test_a_senseless_deadline_is_refused(server: Running, deadline: object) -> None:
+    refused = server.certify(guarantee="heuristic", deadline_ms=deadline)
+    assert (refused.status_code, refused.json()["field"]) == (422, "deadline_ms")
+
+
+def _request(server: Running) -> bytes:
+    """A whole certify request as bytes."""
+    request = server.client.build_request(
+        "POST", "/v1/certify", data={name: str(value) for name, value in SLOW.items()},
+        files={"image": ("image", encode(grey(), "PNG"))},
+    )  # fmt: skip
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    return f"POST /v1/certify HTTP/1.1\r\n{head}\r\n".encode() + request.read()
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_cut_socket_stops_the_work_within_a_batch_or_two(server: Running, slow: Slow, how: str) -> None:
+    host, port = server.client.base_url.host, server.client.base_url.port
+    with socket.create_connection((host, port)) as client:
+        client.sendall(_request(server))
+        until(lambda: len(slow.batches) >= 2)
+        if how == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    until(lambda: sample(server, "surety_running") == 0)
+    stopped = len(slow.batches)
+    time.sleep(3 * SLEEP)
+    assert len(slow.batches) == stopped
+
+
+def test_clients_that_leave_at_random_moments_leave_nothing_behind(start: Start, slow: Slow) -> None:
+    """A small one of ``benchmarks.overload``; health answers all the while."""
+    with start(max_running=2) as server:
+        host, port, body = server.client.base_url.host, server.client.base_url.port, _request(server)
+        moments = [index / 40 for index in range(40)]
+
+        def leave(moment: float) -> None:
+            with socket.create_connection((host, port)) as client:
+                client.sendall(body[: int(len(body) * min(1.0, 3 * moment))])
+                threading.Event().wait(0.3 * moment)
+
+        with ThreadPoolExecutor(8) as pool:
+            left = [pool.submit(leave, moment) for moment in moments]
+            while not all(one.done() for one in left):
+                assert server.client.get("/health/live").status_code == 200
+        for one in left:
+            one.result()
+        until(lambda: sample(server, "surety_running") == 0 and sample(server, "surety_queue_depth") == 0)
+        until(lambda: sample(server, "surety_requests_in_flight") <= 1)
+        assert server.certify(guarantee="heuristic").status_code == 200
