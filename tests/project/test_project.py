@@ -84,7 +84,7 @@ def test_operations_page_lists_every_setting_with_its_default():
 
 def test_operations_page_lists_every_metric():
     page = (ROOT / "docs" / "operations.md").read_text()
-    for family in Metrics(Engine(1, 0, 1.0)).registry.collect():
+    for family in Metrics(Engine(1, 0.0)).registry.collect():
         if family.name.startswith("surety_"):
             assert f"`{family.name}{'_total' if family.type == 'counter' else ''}`" in page, family.name
 
