@@ -58,7 +58,8 @@ class Client:
     api_key : str, optional
         Sent as ``Authorization: Bearer ...``.
     timeout : float
-        Seconds for one call, all its attempts and the pauses between them included.
+        Seconds for one call, all its attempts and the pauses between them included: nothing is waited for longer
+        than what is left of it.
     retries : int
         How often a call is tried again where no connection was made, or on 429 and 503 with Retry-After, for which is
         waited; at once given up where that would take longer than ``timeout``.

@@ -29,13 +29,13 @@ from tqdm import tqdm
 from certification.vocabulary import Estimator, Guarantee, ImageIs, Transformation
 
 from .client import TIMEOUT, BadReply, Client, ClientError, Refused
-from .schemas import AnswerReply, CertifyReply
+from .schemas import AnswerReply, CertifyFields, CertifyReply
 
 URL = "http://127.0.0.1:8000"
 STDIN = "-"
 ANSWERED, ABSTAINED, REFUSED, USAGE, UNAVAILABLE, INTERRUPTED, CLOSED = 0, 3, 4, 2, 5, 130, 141
-WORSE = (ANSWERED, ABSTAINED, REFUSED, USAGE, UNAVAILABLE)
-"""Mildest first. An absent server is the worst: asking again helps, and until then the rest is not all known."""
+MILDEST_FIRST = (ANSWERED, ABSTAINED, REFUSED, USAGE, UNAVAILABLE)
+"""The last one alone says that the same command may do better later, so nothing hides it."""
 TICK_SECONDS = 0.5
 
 
@@ -83,8 +83,7 @@ class Command:
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Ask about every image; returns the exit status."""
-        apart = {"images", "url", "api_key", "timeout", "json", "command", "run"}
-        fields = {name: value for name, value in vars(arguments).items() if name not in apart}
+        fields = {name: value for name, value in vars(arguments).items() if name in CertifyFields.model_fields}
         try:
             client = Client(arguments.url, api_key=arguments.api_key, timeout=arguments.timeout)
         except ValueError as error:
@@ -104,16 +103,16 @@ class Command:
         worst = ANSWERED
         with _progress(len(names)) as bar:
             for name in names:
-                bar.set_description(_shown(name))
+                bar.set_description(_one_line(name))
                 result = self._ask(client, name, fields)
                 with tqdm.external_write_mode(file=sys.stdout):
                     if as_json:
                         _say(json.dumps({"file": name, **result.data}), sys.stdout)
                     else:
                         answered = result.status in (ANSWERED, ABSTAINED)
-                        _say(f"{_shown(name)}: {result.text}", sys.stdout if answered else sys.stderr)
+                        _say(f"{name}: {result.text}", sys.stdout if answered else sys.stderr)
                 bar.update()
-                worst = max(worst, result.status, key=WORSE.index)
+                worst = max(worst, result.status, key=MILDEST_FIRST.index)
         return worst
 
     def _ask(self, client: Client, name: str, fields: dict[str, Any]) -> Result:
@@ -192,11 +191,11 @@ def plain_text(argument: str) -> str:
     return argument
 
 
-def _shown(name: str) -> str:
-    """A file's name on a line of its own, whatever bytes it is of."""
-    return name if name.isprintable() else ascii(name)
+def _one_line(text: str) -> str:
+    """Names of files and texts of servers may hold anything; a terminal gets what is printable, the rest escaped."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _say(text: str, stream: TextIO) -> None:
     encoding = stream.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    print(_one_line(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

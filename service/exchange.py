@@ -87,7 +87,7 @@ class Call(Generic[R]):
         """The reply; raises :class:`ClientError`."""
         if isinstance(outcome, httpx.RequestError):
             url = outcome.request.url.copy_with(userinfo=b"")
-            raise Unreachable(f"no reply from {url}: {outcome or type(outcome).__name__}") from outcome
+            raise Unreachable(f"no reply from {url}: {str(outcome) or type(outcome).__name__}") from outcome
         if outcome.status_code >= 400:
             raise _refusal(outcome)
         url = outcome.url.copy_with(userinfo=b"")
@@ -112,7 +112,7 @@ class Connection:
     """
 
     base_url: str
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     timeout: float
     retries: int
 
