@@ -103,7 +103,7 @@ class Calls:
         return Call(BoundsReply, "GET", "/v1/bounds", {"params": _given(asked)})
 
     def ready(self) -> Call[HealthReply]:
-        """``GET /health/ready``: the models that are served; Refused (503) if none are yet, after the retries."""
+        """``GET /health/ready``: whether requests are served; Refused (503) if not yet, after the retries."""
         return Call(HealthReply, "GET", "/health/ready")
 
 
