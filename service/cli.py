@@ -1,15 +1,17 @@
-"""``surety serve | train | calibrate | evaluate | compare | version``; each imports only what it needs."""
+"""``surety serve | certify | predict | train | calibrate | evaluate | ...``; each imports only what it needs."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
+from pkgutil import resolve_name
 
 from certification import __version__
 
 COMMANDS = {
+    "certify": ("service.commands:certify", "certify images with a running service"),
+    "predict": ("service.commands:predict", "label images with a running service"),
     "train": ("models.training", "train a base classifier with the noise it is certified with"),
     "calibrate": ("models.calibrate", "calibrate a distributional error bound: E, rho_E, q_E"),
     "evaluate": ("models.evaluate", "certified accuracy on a data set"),
@@ -51,10 +53,10 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     serve.add_argument("--zoo", help="directory of models (SURETY_ZOO, the shipped ones)")
     serve.add_argument("--device", help="auto, cpu or cuda (SURETY_DEVICE, auto)")
     serve.set_defaults(run=_serve)
-    for name, (module, text) in COMMANDS.items():
+    for name, (where, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text)
         if name == command:
-            loaded = import_module(module)
+            loaded = resolve_name(where)
             loaded.add_arguments(sub)
             sub.set_defaults(run=loaded.run)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)

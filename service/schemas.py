@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from certification.plan import MAX_DRAWS
 from certification.vocabulary import Estimator, Guarantee, ImageIs, Procedure, StoppedBy, Transformation
 
+MAX_DRAWS = 10_000_000
+"""The limit of certification.effort; importing it would bring scipy to clients, which need these types only."""
 MAX_BOUNDED_DRAWS = 10_000
 Draws = Annotated[int, Field(ge=1, le=MAX_DRAWS)]
 ByName = Field(strict=False)
