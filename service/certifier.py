@@ -67,11 +67,11 @@ class Certifier:
         self._planner = Planner(registry, settings.max_votes)
         self._secret = secrets.token_bytes(SECRET_BYTES)
 
-    def prepare_certify(self, fields: CertifyFields, data: bytes) -> Task[CertificationPlan]:
+    def prepare_certify(self, fields: CertifyFields, data: bytes | DecodedImage) -> Task[CertificationPlan]:
         """Plan and decode."""
         return self._prepare(self._planner.certify(fields), data)
 
-    def prepare_predict(self, fields: PredictFields, data: bytes) -> Task[PredictPlan]:
+    def prepare_predict(self, fields: PredictFields, data: bytes | DecodedImage) -> Task[PredictPlan]:
         """Plan and decode."""
         return self._prepare(self._planner.predict(fields), data)
 
@@ -107,8 +107,10 @@ class Certifier:
         self._metrics.observe_prediction(plan, prediction)
         return PredictReply(**self._answer(task, prediction), reason=prediction.reason)
 
-    def _prepare(self, chosen: Chosen[P], data: bytes) -> Task[P]:
+    def _prepare(self, chosen: Chosen[P], data: bytes | DecodedImage) -> Task[P]:
         clock, takes = StageClock(), chosen.model.card.input
+        if isinstance(data, DecodedImage):
+            return Task(chosen.model, chosen.plan, data, clock)
         spec = ImageSpec(takes.height, takes.width, takes.channels, takes.resize_uploads)
         with clock.stage("decode"):
             image = decode(data, spec, max_pixels=self._settings.max_image_pixels)

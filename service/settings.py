@@ -29,6 +29,8 @@ class Settings(BaseSettings):
         Uploads that may be held at once, admitted or not.
     max_image_pixels
         Largest height * width of an uploaded image, before any resizing.
+    max_infer_images
+        Images in one inference request (``/v2``); they are computed one after another, as one request.
     max_running, max_waiting
         Requests computed at once, and admitted ones that wait for their turn; the next gets 429.
     max_votes
@@ -56,6 +58,7 @@ class Settings(BaseSettings):
     max_uploads: int = Field(default=64, ge=1)
     max_image_pixels: int = Field(default=16 * MIB, ge=1)
 
+    max_infer_images: int = Field(default=16, ge=1, le=1024)
     max_running: int = Field(default=2, ge=1, le=256)
     max_waiting: int = Field(default=4, ge=0, le=10_000)
     max_votes: int = Field(default=4_000_000, ge=1, le=1_000_000_000)
