@@ -22,7 +22,7 @@ from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .middleware import BodyLimit, RequestContext
 from .openapi import DESCRIPTION, document
-from .routes import certify, health, models, predict
+from .routes import certify, health, inference, models, predict
 from .services import Services
 from .settings import Settings
 
@@ -68,7 +68,7 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     )
     app.state.services = services
     app.openapi = document(app)  # type: ignore[method-assign]
-    for module in (predict, certify, models, health):
+    for module in (predict, certify, models, inference, health):
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(CertificationError, _answer)

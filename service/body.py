@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from .errors import ClientGoneError, ContentTypeError, FieldError, MalformedBodyError, RequestError, quote
 from .schemas import INTEGERS, NUMBERS, Fields
 
-MULTIPART, JSON = "multipart/form-data", "application/json"
+MULTIPART, JSON, BINARY = "multipart/form-data", "application/json", "application/octet-stream"
 MAX_FORM_FIELDS = 32
 MAX_JSON_ELEMENTS = 1000
 """A request has a dozen fields; parsing millions would block the event loop."""
@@ -27,6 +27,7 @@ NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
 F = TypeVar("F", bound=Fields)
+M = TypeVar("M", bound=BaseModel)
 
 
 async def read_submission(request: Request, kind: type[F]) -> tuple[F, bytes]:
@@ -48,14 +49,7 @@ async def read_submission(request: Request, kind: type[F]) -> tuple[F, bytes]:
     ContentTypeError, MalformedBodyError, FieldError
         Each with a message for the client.
     """
-    if request.query_params:
-        name = next(iter(request.query_params))
-        raise FieldError(
-            f"{quote(name)} belongs into the body: this request takes no query parameters", field=name[:60]
-        )
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ContentTypeError("encoded (compressed) bodies are not supported", supported=["identity"])
-    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    content_type = check_head(request)
     if content_type == MULTIPART:
         values, image = await _multipart(request)
     elif content_type == JSON:
@@ -68,7 +62,19 @@ async def read_submission(request: Request, kind: type[F]) -> tuple[F, bytes]:
     return validate(values, kind), image
 
 
-def validate(values: dict[str, Any], kind: type[F]) -> F:
+def check_head(request: Request) -> str:
+    """Refuse query parameters and compressed bodies; returns the content type, in lower case and bare."""
+    if request.query_params:
+        name = next(iter(request.query_params))
+        raise FieldError(
+            f"{quote(name)} belongs into the body: this request takes no query parameters", field=name[:60]
+        )
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ContentTypeError("encoded (compressed) bodies are not supported", supported=["identity"])
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+def validate(values: dict[str, Any], kind: type[M]) -> M:
     """Check values against a schema; the first wrong field makes the message, all are listed."""
     try:
         return kind.model_validate(values)
@@ -137,7 +143,28 @@ def _from_text(name: str, text: str) -> Any:
 
 
 def _json(body: bytes) -> tuple[dict[str, Any], bytes]:
-    if sum(body.count(mark) for mark in (b"{", b"[", b",")) > MAX_JSON_ELEMENTS:
+    values = parse_object(body, MAX_JSON_ELEMENTS)
+    if "image" not in values:
+        _required_image()
+    return values, from_base64(values.pop("image"))
+
+
+def parse_object(body: bytes, max_elements: int) -> dict[str, Any]:
+    """Parse a JSON object without repeated names.
+
+    Parameters
+    ----------
+    body : bytes
+    max_elements : int
+        Most elements of all its lists together; objects may have :data:`MAX_JSON_ELEMENTS` members.
+
+    Raises
+    ------
+    MalformedBodyError, FieldError
+        Each with a message for the client.
+    """
+    members, elements = (sum(map(body.count, marks)) for marks in ((b"{", b":"), (b"[", b",")))
+    if members > MAX_JSON_ELEMENTS or elements > max_elements:
         raise MalformedBodyError("the JSON body has far too many elements")
     try:
         values = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -148,9 +175,7 @@ def _json(body: bytes) -> tuple[dict[str, Any], bytes]:
         raise MalformedBodyError(f"the body is not JSON: {reason}") from error
     if not isinstance(values, dict):
         raise MalformedBodyError("the JSON body must be an object")
-    if "image" not in values:
-        _required_image()
-    return values, _from_base64(values.pop("image"))
+    return values
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -166,7 +191,8 @@ def _no_constant(name: str) -> NoReturn:
     raise FieldError(f"{name} is not a number", field="body")
 
 
-def _from_base64(value: object) -> bytes:
+def from_base64(value: object) -> bytes:
+    """The bytes of an image in base64, perhaps wrapped or a data URL; raises FieldError."""
     if not isinstance(value, str):
         raise FieldError("image: must be base64 text", field="image")
     prefix = DATA_URL.match(value)

@@ -40,6 +40,7 @@ class Calls:
         n: int | None = None,
         n_delta: int | None = None,
         n_error: int | None = None,
+        deadline_ms: int | None = None,
         **more: Any,
     ) -> Call[CertifyReply]:
         """``POST /v1/certify``: a certificate, or an abstention, which is an answer too.
@@ -47,7 +48,7 @@ class Calls:
         Parameters
         ----------
         image : path, bytes of a file, PIL image, or array of uint8 [H, W] or [H, W, C]
-        model, ..., n_error
+        model, ..., deadline_ms
             The request's fields, with their units and ranges in docs/api.md.
 
         Raises
@@ -61,6 +62,7 @@ class Calls:
             "model": model, "transformation": transformation, "guarantee": guarantee, "attack_range": attack_range,
             "image_is": image_is, "alpha": alpha, "wanted_radius": wanted_radius, "procedure": procedure,
             "estimator": estimator, "n0": n0, "n": n, "n_delta": n_delta, "n_error": n_error,
+            "deadline_ms": deadline_ms,
         }  # fmt: skip
         return _submission(CertifyReply, "/v1/certify", image, fields | more)
 
@@ -78,12 +80,14 @@ class Calls:
         n0: int | None = None,
         n: int | None = None,
         n_delta: int | None = None,
+        deadline_ms: int | None = None,
         **more: Any,
     ) -> Call[PredictReply]:
         """``POST /v1/predict``: the smoothed classifier's label, or an abstention; as ``certify`` otherwise."""
         fields = {
             "model": model, "transformation": transformation, "guarantee": guarantee, "alpha": alpha,
             "procedure": procedure, "estimator": estimator, "n0": n0, "n": n, "n_delta": n_delta,
+            "deadline_ms": deadline_ms,
         }  # fmt: skip
         return _submission(PredictReply, "/v1/predict", image, fields | more)
 

@@ -76,11 +76,11 @@ class Certifier:
         self._costs = Costs(measured(registry, device, settings.batch_size))
         self._secret = secrets.token_bytes(SECRET_BYTES)
 
-    def prepare_certify(self, fields: CertifyFields, data: bytes) -> Task[CertificationPlan]:
+    def prepare_certify(self, fields: CertifyFields, data: bytes | DecodedImage) -> Task[CertificationPlan]:
         """Plan and decode."""
         return self._prepare(self._planner.certify(fields), fields, data)
 
-    def prepare_predict(self, fields: PredictFields, data: bytes) -> Task[PredictPlan]:
+    def prepare_predict(self, fields: PredictFields, data: bytes | DecodedImage) -> Task[PredictPlan]:
         """Plan and decode."""
         return self._prepare(self._planner.predict(fields), fields, data)
 
@@ -116,7 +116,7 @@ class Certifier:
         self._metrics.observe_prediction(plan, prediction)
         return PredictReply(**self._answer(task, prediction), reason=prediction.reason)
 
-    def _prepare(self, chosen: Chosen[P], fields: Fields, data: bytes) -> Task[P]:
+    def _prepare(self, chosen: Chosen[P], fields: Fields, data: bytes | DecodedImage) -> Task[P]:
         clock, takes = StageClock(), chosen.model.card.input
         milliseconds, most = fields.deadline_ms or self._settings.default_deadline_ms, self._settings.max_deadline_ms
         if milliseconds > most:
@@ -124,7 +124,8 @@ class Certifier:
             raise FieldError(message, field="deadline_ms", maximum=most)
         spec = ImageSpec(takes.height, takes.width, takes.channels, takes.resize_uploads)
         with clock.stage("decode"):
-            image = decode(data, spec, max_pixels=self._settings.max_image_pixels)
+            most_pixels = self._settings.max_image_pixels
+            image = data if isinstance(data, DecodedImage) else decode(data, spec, max_pixels=most_pixels)
         deadline = time.monotonic() + milliseconds / 1000.0 - clock.total
         return Task(chosen.model, chosen.plan, image, clock, deadline, self._costs.expected(chosen.model, chosen.plan))
 

@@ -7,6 +7,7 @@ Every refusal leaves the server as ``application/problem+json`` (RFC 9457) with 
 from __future__ import annotations
 
 import json
+import reprlib
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from certification.vocabulary import CalibrationError, PlanError
 
 TYPE_PREFIX = "urn:surety:problem:"
 QUOTED_CHARACTERS = 60
+INFERENCE_PATH = "/v2"
+"""Below it the Open Inference Protocol is spoken, which has its own form of errors."""
 
 
 class RequestError(Exception):
@@ -165,13 +168,18 @@ def members_of(error: Exception) -> dict[str, Any]:
 
 
 def quote(value: object) -> str:
-    """A client's value for a message: one line of ASCII, never long."""
-    text = ascii(value)
+    """A client's value for a message: one line of ASCII, never long, and cheap whatever the value."""
+    brief = reprlib.Repr()
+    brief.maxstring = 4 * QUOTED_CHARACTERS
+    text = brief.repr(value).encode("ascii", "backslashreplace").decode()
     return text if len(text) <= QUOTED_CHARACTERS else text[: QUOTED_CHARACTERS - 3] + "..."
 
 
 class ProblemResponse(Response):
-    """A problem as ``application/problem+json``; ASCII only, so that no client's text can break it."""
+    """A problem as ``application/problem+json``; ASCII only, so that no client's text can break it.
+
+    Under :data:`INFERENCE_PATH` it is ``application/json`` and has the protocol's ``error`` beside its members.
+    """
 
     media_type = "application/problem+json"
 
@@ -193,7 +201,15 @@ class ProblemResponse(Response):
             "instance": urllib.parse.quote(instance),
             **(members or {}),
         }
-        super().__init__(json.dumps(body), status_code=kind.status, headers=dict(headers or {}))
+        inference = instance == INFERENCE_PATH or instance.startswith(f"{INFERENCE_PATH}/")
+        if inference:
+            body = {"error": detail, **body}
+        super().__init__(
+            json.dumps(body),
+            status_code=kind.status,
+            headers=dict(headers or {}),
+            media_type="application/json" if inference else None,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, and leave the label for the request's metrics."""

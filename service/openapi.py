@@ -6,17 +6,24 @@ import base64
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
-from .body import JSON, MULTIPART
+from .body import BINARY, JSON, MULTIPART
 from .errors import ERROR_TABLE, HTTP_KINDS, INTERNAL, TYPE_PREFIX
 from .schemas import CertifyFields, Fields, Problem
 
 EXAMPLE_IMAGE = Path(__file__).parent / "samples" / "mnist-test-00000.png"
 PROBLEM_SCHEMA = {"$ref": "#/components/schemas/Problem"}
+ERROR_SCHEMA = {
+    "allOf": [
+        PROBLEM_SCHEMA,
+        {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]},
+    ]
+}
 DESCRIPTION = """
 Certified robustness of image classifiers to rotation and translation.
 
@@ -48,6 +55,39 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA, "example": example}},
         }
     return responses
+
+
+def inference_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same under ``/v2``, where a problem has the member ``error`` and is ``application/json``."""
+    responses = problems(*statuses)
+    for response in responses.values():
+        (shown,) = response["content"].values()
+        example = {**shown["example"], "error": shown["example"]["detail"], "instance": "/v2/models/mnist-rotation"}
+        response["content"] = {JSON: {"schema": ERROR_SCHEMA, "example": example}}
+    return responses
+
+
+def inference_submission(kind: type[BaseModel], answer: type[BaseModel]) -> dict[str, Any]:
+    """Request and answer of the Open Inference Protocol: JSON, and perhaps binary data after it."""
+    binary = {"schema": {"type": "string", "format": "binary", "description": "JSON and the binary data after it."}}
+    examples = {
+        "certificate": {
+            "summary": "A certificate of a handwritten seven",
+            "value": {
+                "parameters": {"certify": True},
+                "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [_example_image()]}],
+            },
+        }
+    }
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {JSON: {"schema": _inlined(kind), "examples": examples}, BINARY: binary},
+        },
+        "responses": {
+            "200": {"description": "The answers.", "content": {JSON: {"schema": _inlined(answer)}, BINARY: binary}}
+        },
+    }
 
 
 def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
@@ -86,14 +126,20 @@ def submission(kind: type[Fields]) -> dict[str, Any]:
 
 
 def _schema(kind: type[Fields], image: dict[str, str]) -> dict[str, Any]:
-    """The fields' JSON schema with the image in front; definitions are put in place."""
+    """The fields' JSON schema with the image in front."""
+    schema = _inlined(kind)
+    return {**schema, "properties": {"image": image, **schema["properties"]}, "required": ["image"]}
+
+
+def _inlined(kind: type[BaseModel]) -> dict[str, Any]:
+    """A JSON schema with its definitions put in place."""
     schema = kind.model_json_schema()
     definitions = schema.pop("$defs", {})
 
     def resolve(node: Any) -> Any:
         if isinstance(node, dict):
             if "$ref" in node:
-                return definitions[node["$ref"].rsplit("/", 1)[1]]
+                return resolve(definitions[node["$ref"].rsplit("/", 1)[1]])
             given = [one for one in node.get("anyOf", []) if one != {"type": "null"}]
             if len(given) == 1:
                 # Null means the same as leaving the field out, which is what one should do.
@@ -101,8 +147,7 @@ def _schema(kind: type[Fields], image: dict[str, str]) -> dict[str, Any]:
             return {name: resolve(value) for name, value in node.items()}
         return [resolve(value) for value in node] if isinstance(node, list) else node
 
-    properties = {"image": image, **resolve(schema["properties"])}
-    return {**schema, "properties": properties, "required": ["image"]}
+    return cast(dict[str, Any], resolve(schema))
 
 
 @cache

@@ -29,6 +29,8 @@ class Settings(BaseSettings):
         Uploads that may be held at once, admitted or not.
     max_image_pixels
         Largest height * width of an uploaded image, before any resizing.
+    max_infer_images
+        Images in one inference request (``/v2``); they are computed one after another, as one request.
     max_running
         Requests computed at once.
     max_queue_seconds
@@ -62,6 +64,7 @@ class Settings(BaseSettings):
     max_uploads: int = Field(default=64, ge=1)
     max_image_pixels: int = Field(default=16 * MIB, ge=1)
 
+    max_infer_images: int = Field(default=16, ge=1, le=1024)
     max_running: int = Field(default=2, ge=1, le=256)
     max_queue_seconds: float = Field(default=60.0, ge=0)
     short_seconds: float = Field(default=1.0, ge=0)

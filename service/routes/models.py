@@ -27,7 +27,7 @@ async def list_models(request: Request) -> ModelsReply:
 @router.get("/v1/models/{model_id}", summary="One model", responses=problems(404, 422, 500, 503))
 async def get_model(request: Request, model_id: str) -> ModelReply:
     """What a model takes, its noise, and its measured accuracy."""
-    return _describe(_find(request, model_id))
+    return _describe(find_model(request, model_id))
 
 
 @router.get("/v1/bounds", summary="Distributional bounds", responses=problems(404, 422, 500, 503))
@@ -36,7 +36,7 @@ async def list_bounds(request: Request, query: Annotated[BoundsQuery, Query()]) 
     registry = services_of(request).lifecycle.certifier.registry
     models = [registry.models[name] for name in sorted(registry.models)]
     if query.model is not None:
-        models = [_find(request, query.model)]
+        models = [find_model(request, query.model)]
     found = [
         calibration
         for one in models
@@ -46,7 +46,8 @@ async def list_bounds(request: Request, query: Annotated[BoundsQuery, Query()]) 
     return BoundsReply(bounds=[_bound(calibration) for calibration in found])
 
 
-def _find(request: Request, model_id: str) -> LoadedModel:
+def find_model(request: Request, model_id: str) -> LoadedModel:
+    """A model by id; raises :class:`UnknownResourceError`."""
     registry = services_of(request).lifecycle.certifier.registry
     try:
         return registry.get(model_id)

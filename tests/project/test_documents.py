@@ -17,6 +17,7 @@ from service.settings import Settings
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
+INFERENCE = (ROOT / "docs" / "inference.md").read_text()
 MODELS = (ROOT / "docs" / "models.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -53,9 +54,13 @@ def test_readme_calls_every_endpoint_the_service_has(tmp_path):
     from service.app import create_app
 
     app = create_app(Settings(zoo=tmp_path))
-    paths = {path.replace("{model_id}", "mnist-rotation") for path in app.openapi()["paths"]}
+    paths = set(app.openapi()["paths"])
     called = set(re.findall(r"http://127\.0\.0\.1:8000(/(?:v1|health|metrics)[\w/-]*)", README))
-    assert called == paths
+    of_protocol = {path for path in paths if path.startswith("/v2")}
+    assert called == {path.replace("{model_id}", "mnist-rotation") for path in paths - of_protocol}
+    rows = re.findall(r"^\| `(?:GET|POST) (/v2[^`]*)` \|", INFERENCE, re.M)
+    versions = [row.replace("{model_id}", "{model_id}/versions/{version}") for row in rows]
+    assert {*rows, *versions} == of_protocol
 
 
 def test_documents_link_to_files_that_exist():
@@ -77,7 +82,7 @@ def test_card_in_the_models_page_is_one_that_is_accepted(tmp_path):
 def test_pins_are_exact_and_the_same_everywhere():
     extras = PROJECT["project"]["optional-dependencies"]
     pins = PROJECT["project"]["dependencies"] + extras["dev"] + extras["cuda"]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
+    assert all(re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+", pin) for pin in pins)
     torch = re.search(r"^TORCH := (\S+)$", (ROOT / "Makefile").read_text(), re.M).group(1)
     assert torch in pins
     assert set(extras["cuda"]) <= set(extras["dev"])
