@@ -14,10 +14,13 @@ from starlette.responses import Response
 from certification import __version__
 from certification.vocabulary import CertificationError
 
+from .access import Access
 from .body import refusal
 from .engine import Engine
 from .errors import HTTP_KINDS, Kind, ProblemResponse, RequestError, problem_of
+from .headers import SecurityHeaders, docs_policy
 from .images import forbid_pillow_warnings
+from .keys import Keyring
 from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .middleware import BodyLimit, RequestContext
@@ -41,6 +44,11 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     -------
     FastAPI
         Loads its models in the background once its lifespan begins.
+
+    Raises
+    ------
+    KeysError
+        If the file of API keys cannot be read.
     """
     settings = settings or Settings()
     engine = Engine(settings.max_running, settings.max_waiting, settings.max_seconds)
@@ -61,6 +69,7 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
     )
     app.state.services = services
@@ -73,7 +82,11 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_middleware(BodyLimit, settings=settings)
+    if settings.keys_file is not None:
+        keyring = Keyring(settings.keys_file)
+        app.add_middleware(Access, keyring=keyring, metrics=metrics, metrics_open=settings.metrics_open)
     app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(SecurityHeaders, docs=app.docs_url, policy=docs_policy(app))
     return app
 
 

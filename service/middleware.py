@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+import urllib.parse
 import uuid
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ logger = logging.getLogger("surety")
 
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+LOGGED_CHARACTERS = 200
 DISCARDED_BYTES = 64 * 2**20
 """So much of a body that is too large is read and dropped, so that its sender gets to read the answer."""
 DISCARD_SECONDS = 5.0
@@ -36,11 +38,13 @@ DISCARD_SECONDS = 5.0
 
 @dataclass
 class RequestState:
-    """What the outermost middleware knows of a request; ``problem`` is its label, if it was refused."""
+    """What is known of a request: by whose ``key``, its ``problem``'s label if refused, the ``votes`` of its answer."""
 
     request_id: str
     status: int = 0
     problem: str | None = None
+    key: str | None = None
+    votes: int = 0
 
 
 class RequestContext:
@@ -64,9 +68,7 @@ class RequestContext:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 state.status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = state.request_id
-                headers["X-Content-Type-Options"] = "nosniff"
+                MutableHeaders(scope=message)["X-Request-ID"] = state.request_id
             elif method == "HEAD":
                 message = {**message, "body": b""}
             await send(message)
@@ -83,6 +85,8 @@ class RequestContext:
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             known = method if method in METHODS else "other"
+            shown = urllib.parse.quote(scope["path"])[:LOGGED_CHARACTERS]
+            logger.info("%s %s %d", known, shown, state.status)
             self._metrics.in_flight.dec()
             self._metrics.requests.labels(route, known, str(state.status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.monotonic() - started)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SHIPPED_ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
@@ -19,10 +19,18 @@ class Settings(BaseSettings):
     ------
     host, port
         Where to listen; port 0 lets the system choose.
+    keys_file
+        API keys, made by ``surety keys new``; every request but those for health then needs one.
+    allow_public_without_keys
+        Serve on an address that is not loopback though there are no keys.
+    metrics_open
+        ``/metrics`` needs no key.
     zoo
         Directory with one subdirectory a model (``card.toml``, weights, ``bounds/``).
     device
         ``auto`` takes CUDA where there is one.
+    head_seconds
+        Longest time that a request's head may take, counted from the connection or the answer before.
     max_body_bytes, body_seconds
         Largest request body and the longest time its transfer may take.
     max_uploads
@@ -51,6 +59,11 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    keys_file: Path | None = None
+    allow_public_without_keys: bool = False
+    metrics_open: bool = False
+
+    head_seconds: float = Field(default=10.0, gt=0, le=3600)
     max_body_bytes: int = Field(default=12 * MIB, ge=1024)
     body_seconds: float = Field(default=30.0, gt=0, le=3600)
     max_uploads: int = Field(default=64, ge=1)
@@ -63,3 +76,11 @@ class Settings(BaseSettings):
     max_seconds: float = Field(default=300.0, gt=0)
     bound_chunk_bytes: int = Field(default=256 * MIB, ge=MIB)
     drain_seconds: float = Field(default=30.0, ge=0)
+
+
+def complaints(error: ValidationError) -> str:
+    """What is wrong with which variable, a line each."""
+    return "\n".join(
+        f"surety: SURETY_{'.'.join(str(part) for part in one['loc']).upper()}: {one['msg']}, not {one['input']!r}"
+        for one in error.errors()
+    )

@@ -88,4 +88,4 @@ def test_ci_entry_runs_the_whole_suite():
     assert os.access(entry, os.X_OK)
     text = entry.read_text()
     assert "set -euo pipefail" in text
-    assert text.rstrip().endswith("make test")
+    assert text.rstrip().endswith("make audit\nmake test")
