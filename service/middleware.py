@@ -23,6 +23,7 @@ from .errors import (
     RequestError,
     problem_of,
 )
+from .logs import REQUEST, continue_trace
 from .metrics import Metrics
 from .settings import Settings
 
@@ -58,8 +59,11 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         state = RequestState(given if SAFE_ID.fullmatch(given) else uuid.uuid4().hex)
+        traceparent = continue_trace(headers.getlist("traceparent"))
+        token = REQUEST.set({"request_id": state.request_id, "traceparent": traceparent})
         method, started = scope["method"], time.monotonic()
         scope["surety"] = state
         if method == "HEAD":
@@ -77,7 +81,7 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            logger.exception("request %s failed", state.request_id)
+            logger.exception("a request failed")
             if not state.status:
                 detail = "An unforeseen error was logged under this request's id."
                 response = ProblemResponse(INTERNAL, detail, instance=scope["path"])
@@ -86,10 +90,21 @@ class RequestContext:
             route = getattr(scope.get("route"), "path", "unmatched")
             known = method if method in METHODS else "other"
             shown = urllib.parse.quote(scope["path"])[:LOGGED_CHARACTERS]
-            logger.info("%s %s %d", known, shown, state.status)
+            seconds = time.monotonic() - started
+            fields = {
+                "method": known,
+                "path": shown,
+                "route": route,
+                "status": state.status,
+                "seconds": round(seconds, 6),
+                "key": state.key,
+                "problem": state.problem,
+            }
+            logger.info("%s %s %d in %.3f s", known, shown, state.status, seconds, extra={"fields": fields})
+            REQUEST.reset(token)
             self._metrics.in_flight.dec()
             self._metrics.requests.labels(route, known, str(state.status)).inc()
-            self._metrics.request_seconds.labels(route).observe(time.monotonic() - started)
+            self._metrics.request_seconds.labels(route).observe(seconds)
             if state.problem is not None:
                 self._metrics.problems.labels(state.problem).inc()
 

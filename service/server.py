@@ -12,6 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from . import logs
 from .access import check_exposure
 from .app import create_app
 from .keys import KeysError
@@ -76,7 +77,7 @@ def configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 def serve(settings: Settings) -> int:
     """Serve until a signal; returns the exit status: 0, 1 if the models could not be loaded, 2 for wrong settings."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure(settings)
 
     def stop() -> None:
         server.should_exit = True

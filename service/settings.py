@@ -31,6 +31,8 @@ class Settings(BaseSettings):
         ``auto`` takes CUDA where there is one.
     head_seconds
         Longest time that a request's head may take, counted from the connection or the answer before.
+    log_level, log_format
+        What is logged, and whether as lines for people or as JSON.
     max_body_bytes, body_seconds
         Largest request body and the longest time its transfer may take.
     max_uploads
@@ -58,6 +60,7 @@ class Settings(BaseSettings):
     zoo: Path = SHIPPED_ZOO
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
 
     keys_file: Path | None = None
     allow_public_without_keys: bool = False
