@@ -13,10 +13,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import BudgetError, RateError, RequestError, ScopeError, UnauthenticatedError, problem_of
-from .keys import KeyEntry, Keyring, KeysError
+from .keys import KeyEntry, Keyring
 from .keys import Scope as KeyScope
 from .metrics import Metrics
-from .settings import Settings
+from .settings import Settings, SettingsError
 
 OPEN = frozenset({"/health/live", "/health/ready"})
 """Paths that need no key. Whole paths: what only begins like one is not open."""
@@ -33,10 +33,10 @@ MINUTE, DAY = 60.0, 86_400.0
 
 
 def check_exposure(settings: Settings) -> None:
-    """Raise :class:`KeysError` if anybody could reach a server without keys."""
+    """Raise :class:`SettingsError` if anybody could reach a server without keys."""
     if settings.keys_file is not None or settings.allow_public_without_keys or is_loopback(settings.host):
         return
-    raise KeysError(
+    raise SettingsError(
         f"{settings.host} is not a loopback address and there are no API keys: make one with 'surety keys new' and "
         "name its file in SURETY_KEYS_FILE, or set SURETY_ALLOW_PUBLIC_WITHOUT_KEYS=true where something else "
         "keeps strangers out"

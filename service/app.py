@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -27,7 +29,10 @@ from .middleware import BodyLimit, RequestContext
 from .openapi import DESCRIPTION, document
 from .routes import certify, health, models, predict
 from .services import Services
-from .settings import Settings
+from .settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 
 def create_app(settings: Settings | None = None, *, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
@@ -47,13 +52,14 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
 
     Raises
     ------
-    KeysError
-        If the file of API keys cannot be read.
+    SettingsError
+        If the file of API keys cannot be read, or the packages that traces need are not installed.
     """
     settings = settings or Settings()
     engine = Engine(settings.max_running, settings.max_waiting, settings.max_seconds)
     metrics = Metrics(engine)
     services = Services(settings, metrics, engine, Lifecycle(settings, metrics, on_failure))
+    tracing = _tracing(settings.otel_endpoint)
     forbid_pillow_warnings()
 
     @asynccontextmanager
@@ -62,6 +68,8 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
         yield
         engine.abort()
         engine.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="Surety",
@@ -85,9 +93,21 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     if settings.keys_file is not None:
         keyring = Keyring(settings.keys_file)
         app.add_middleware(Access, keyring=keyring, metrics=metrics, metrics_open=settings.metrics_open)
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, tracing=tracing)
     app.add_middleware(SecurityHeaders, docs=app.docs_url, policy=docs_policy(app))
     return app
+
+
+def _tracing(endpoint: str | None) -> Tracing | None:
+    if endpoint is None:
+        return None
+    try:
+        from .tracing import Tracing
+    except ImportError as error:
+        raise SettingsError(
+            f"SURETY_OTEL_ENDPOINT needs the extra 'otel' (surety[otel]): {error}"
+        ) from error
+    return Tracing(endpoint)
 
 
 async def _answer(request: Request, error: Exception) -> Response:

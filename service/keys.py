@@ -22,6 +22,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import UnauthenticatedError
+from .settings import SettingsError
 
 logger = logging.getLogger("surety")
 
@@ -39,7 +40,7 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
-class KeysError(Exception):
+class KeysError(SettingsError):
     """The file of keys cannot be read, or does not hold what it should."""
 
 

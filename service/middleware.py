@@ -9,10 +9,12 @@ import time
 import urllib.parse
 import uuid
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .clock import StageClock
 from .errors import (
     INTERNAL,
     BodyTimeoutError,
@@ -26,6 +28,9 @@ from .errors import (
 from .logs import REQUEST, continue_trace
 from .metrics import Metrics
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 logger = logging.getLogger("surety")
 
@@ -46,13 +51,14 @@ class RequestState:
     problem: str | None = None
     key: str | None = None
     votes: int = 0
+    clock: StageClock | None = None
 
 
 class RequestContext:
     """Gives every answer an X-Request-ID and counts it; answers HEAD; makes unforeseen errors a bare 500."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None) -> None:
+        self._app, self._metrics, self._tracing = app, metrics, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -62,7 +68,11 @@ class RequestContext:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         state = RequestState(given if SAFE_ID.fullmatch(given) else uuid.uuid4().hex)
-        traceparent = continue_trace(headers.getlist("traceparent"))
+        span = self._tracing.begin(headers) if self._tracing else None
+        if self._tracing and span:
+            traceparent = self._tracing.traceparent(span)
+        else:
+            traceparent = continue_trace(headers.getlist("traceparent"))
         token = REQUEST.set({"request_id": state.request_id, "traceparent": traceparent})
         method, started = scope["method"], time.monotonic()
         scope["surety"] = state
@@ -102,6 +112,8 @@ class RequestContext:
             }
             logger.info("%s %s %d in %.3f s", known, shown, state.status, seconds, extra={"fields": fields})
             REQUEST.reset(token)
+            if self._tracing and span:
+                self._tracing.end(span, known, route, state.status, state.clock)
             self._metrics.in_flight.dec()
             self._metrics.requests.labels(route, known, str(state.status)).inc()
             self._metrics.request_seconds.labels(route).observe(seconds)

@@ -15,10 +15,9 @@ from fastapi import FastAPI
 from . import logs
 from .access import check_exposure
 from .app import create_app
-from .keys import KeysError
 from .protocol import timed_protocol
 from .services import Services
-from .settings import Settings
+from .settings import Settings, SettingsError
 
 logger = logging.getLogger("surety")
 SWITCH_SECONDS = 0.001
@@ -85,7 +84,7 @@ def serve(settings: Settings) -> int:
     try:
         check_exposure(settings)
         app = create_app(settings, on_failure=stop)
-    except KeysError as error:
+    except SettingsError as error:
         print(f"surety: {error}", file=sys.stderr)
         return 2
     services: Services = app.state.services

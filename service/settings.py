@@ -12,6 +12,10 @@ SHIPPED_ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 MIB = 2**20
 
 
+class SettingsError(Exception):
+    """The server cannot start as its settings say."""
+
+
 class Settings(BaseSettings):
     """How one server runs; ``SURETY_MAX_RUNNING=4`` sets ``max_running``.
 
@@ -33,6 +37,8 @@ class Settings(BaseSettings):
         Longest time that a request's head may take, counted from the connection or the answer before.
     log_level, log_format
         What is logged, and whether as lines for people or as JSON.
+    otel_endpoint
+        URL that takes OTLP traces over HTTP (``http://collector:4318/v1/traces``); needs the extra ``otel``.
     max_body_bytes, body_seconds
         Largest request body and the longest time its transfer may take.
     max_uploads
@@ -61,6 +67,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
+    otel_endpoint: str | None = None
 
     keys_file: Path | None = None
     allow_public_without_keys: bool = False

@@ -22,6 +22,7 @@ async def certify(request: Request) -> CertifyReply:
     certifier = services.lifecycle.certifier
     fields, image = await read_submission(request, CertifyFields)
     task = await services.engine.check(lambda: certifier.prepare_certify(fields, image))
+    request.scope["surety"].clock = task.clock
     reply = await services.engine.run(
         lambda cancellation: certifier.certify(task, cancellation), lambda: client_gone(request)
     )

@@ -22,6 +22,7 @@ async def predict(request: Request) -> PredictReply:
     certifier = services.lifecycle.certifier
     fields, image = await read_submission(request, PredictFields)
     task = await services.engine.check(lambda: certifier.prepare_predict(fields, image))
+    request.scope["surety"].clock = task.clock
     reply = await services.engine.run(
         lambda cancellation: certifier.predict(task, cancellation), lambda: client_gone(request)
     )

@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +15,17 @@ from typing import Any
 
 import pytest
 import yaml
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import service.certifier
+import service.tracing
 from service.engine import Engine
 from service.logs import continue_trace, log_handler
 from service.metrics import Metrics
 from service.settings import Settings
 
-from .conftest import Running, until
+from .conftest import Running, Start, until
+from .pictures import encode, grey
 
 ROOT = Path(__file__).parents[2]
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -131,6 +136,48 @@ def test_anything_else_begins_a_new_trace(given: list[str]) -> None:
     for one in made:
         assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", one)
         assert TRACE not in one
+
+
+# traces
+
+
+def test_a_request_is_a_span_with_one_for_each_stage(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = InMemorySpanExporter()
+    monkeypatch.setattr(service.tracing, "OTLPSpanExporter", lambda **_: memory)
+    with captured("json") as stream, start(otel_endpoint="http://127.0.0.1:9/v1/traces") as server:
+        fields = {"guarantee": "individual", "attack_range": "12"}
+        sent = {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "traced"}
+        image = {"image": ("image", encode(grey(), "PNG"))}
+        server.client.post("/v1/certify", data=fields, files=image, headers=sent)
+        server.client.get("/v1/models/none", headers={"traceparent": f"00-{TRACE}-{PARENT}-00"})
+        server.client.get("/none")
+        (line,) = lines_of(stream, "traced")
+    spans = {span.name: span for span in memory.get_finished_spans()}
+    root = spans["POST /v1/certify"]
+    assert (f"{root.context.trace_id:032x}", f"{root.parent.span_id:016x}") == (TRACE, PARENT)
+    assert line["traceparent"] == f"00-{TRACE}-{root.context.span_id:016x}-01"
+    assert root.attributes == {
+        "http.request.method": "POST", "http.route": "/v1/certify", "http.response.status_code": 200,
+    }  # fmt: skip
+    below = {name: span for name, span in spans.items() if span.parent and span.parent.span_id == root.context.span_id}
+    assert set(below) == {"decode", "queue", "inverse", "bound", "select", "estimate"}
+    slack = 10**9  # two clocks are compared
+    for span in below.values():
+        assert root.start_time - slack <= span.start_time <= span.end_time <= root.end_time + slack, span.name
+    assert below["decode"].end_time == below["queue"].start_time
+    assert "GET /v1/models/{model_id}" not in spans  # its caller did not sample it
+    assert spans["GET unmatched"].parent is None
+
+
+def test_without_an_endpoint_opentelemetry_is_not_loaded() -> None:
+    script = (
+        "import sys\nfrom service.app import create_app\nfrom service.settings import Settings\n"
+        "create_app(Settings())\nassert 'opentelemetry.sdk' not in sys.modules\n"
+        "sys.modules['opentelemetry.sdk.trace'] = None\n"
+        "create_app(Settings(otel_endpoint='http://127.0.0.1:9/v1/traces'))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "SettingsError: SURETY_OTEL_ENDPOINT needs the extra 'otel'" in run.stderr
 
 
 # the dashboard and the alerts

@@ -28,7 +28,7 @@ from service.cli import main
 from service.errors import BudgetError, RateError, UnauthenticatedError
 from service.headers import SECURITY_HEADERS
 from service.keys import Keyring, KeysError, Scope, make_key, read_keys, write_keys
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 
 from .conftest import Running, Start, until
 from .pictures import encode, grey
@@ -396,7 +396,7 @@ def test_a_stranger_learns_nothing(guarded: Running) -> None:
 def test_only_loopback_is_served_without_keys(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
     if not loopback:
-        with pytest.raises(KeysError, match=r"surety keys new.*SURETY_ALLOW_PUBLIC_WITHOUT_KEYS"):
+        with pytest.raises(SettingsError, match=r"surety keys new.*SURETY_ALLOW_PUBLIC_WITHOUT_KEYS"):
             check_exposure(Settings(host=host))
     else:
         check_exposure(Settings(host=host))
