@@ -104,9 +104,7 @@ def _tracing(endpoint: str | None) -> Tracing | None:
     try:
         from .tracing import Tracing
     except ImportError as error:
-        raise SettingsError(
-            f"SURETY_OTEL_ENDPOINT needs the extra 'otel' (surety[otel]): {error}"
-        ) from error
+        raise SettingsError(f"SURETY_OTEL_ENDPOINT needs the extra 'otel' (surety[otel]): {error}") from error
     return Tracing(endpoint)
 
 
