@@ -1,6 +1,7 @@
 # make demo    a rotated and a shifted digit, certified (installs first)
 # make serve   the service, until Ctrl-C      SURETY_HOST, SURETY_PORT
 # make test    everything that must hold before a commit
+# make audit   known vulnerabilities of the installed dependencies
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -15,7 +16,7 @@ TORCH_INDEX ?=
 DATA ?= data
 TESTED = --pilot-images 1000 --quantile 0.997 --images 4000
 
-.PHONY: help install demo serve test lint pytest clean
+.PHONY: help install demo serve test lint pytest audit clean
 .PHONY: train-rotation train-translation calibrate-rotation calibrate-translation evaluate
 
 help:
@@ -46,6 +47,9 @@ pytest: install
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 test: lint pytest
+
+audit: install
+	$(PY) .ci/audit.py
 
 train-rotation train-translation: train-%: install
 	$(PY) -m service.cli train models/zoo/mnist-$*/card.toml --data $(DATA) --epochs 40 --seed 1

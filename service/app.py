@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -14,17 +16,23 @@ from starlette.responses import Response
 from certification import __version__
 from certification.vocabulary import CertificationError
 
+from .access import Access
 from .body import refusal
 from .engine import Engine
 from .errors import HTTP_KINDS, Kind, ProblemResponse, RequestError, problem_of
+from .headers import SecurityHeaders, docs_policy
 from .images import forbid_pillow_warnings
+from .keys import Keyring
 from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .middleware import BodyLimit, RequestContext
 from .openapi import DESCRIPTION, document
 from .routes import certify, health, inference, models, predict
 from .services import Services
-from .settings import Settings
+from .settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 
 def create_app(settings: Settings | None = None, *, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
@@ -41,6 +49,11 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     -------
     FastAPI
         Loads its models in the background once its lifespan begins.
+
+    Raises
+    ------
+    SettingsError
+        If the file of API keys cannot be read, or the packages that traces need are not installed.
     """
     settings = settings or Settings()
     engine = Engine(
@@ -49,6 +62,7 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     )  # fmt: skip
     metrics = Metrics(engine)
     services = Services(settings, metrics, engine, Lifecycle(settings, metrics, on_failure))
+    tracing = _tracing(settings.otel_endpoint)
     forbid_pillow_warnings()
 
     @asynccontextmanager
@@ -57,6 +71,8 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
         yield
         engine.abort()
         engine.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="Surety",
@@ -64,6 +80,7 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
     )
     app.state.services = services
@@ -76,8 +93,22 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_middleware(BodyLimit, settings=settings)
-    app.add_middleware(RequestContext, metrics=metrics)
+    if settings.keys_file is not None:
+        keyring = Keyring(settings.keys_file)
+        app.add_middleware(Access, keyring=keyring, metrics=metrics, metrics_open=settings.metrics_open)
+    app.add_middleware(RequestContext, metrics=metrics, tracing=tracing)
+    app.add_middleware(SecurityHeaders, docs=app.docs_url, policy=docs_policy(app))
     return app
+
+
+def _tracing(endpoint: str | None) -> Tracing | None:
+    if endpoint is None:
+        return None
+    try:
+        from .tracing import Tracing
+    except ImportError as error:
+        raise SettingsError(f"SURETY_OTEL_ENDPOINT needs the extra 'otel' (surety[otel]): {error}") from error
+    return Tracing(endpoint)
 
 
 async def _answer(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""``surety serve | certify | predict | train | calibrate | evaluate | ...``; each imports only what it needs."""
+"""``surety serve | certify | predict | keys | train | ...``; each imports only what it needs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from certification import __version__
 COMMANDS = {
     "certify": ("service.commands:certify", "certify images with a running service"),
     "predict": ("service.commands:predict", "label images with a running service"),
+    "keys": ("service.commands_keys", "make, list and revoke API keys"),
     "train": ("models.training", "train a base classifier with the noise it is certified with"),
     "calibrate": ("models.calibrate", "calibrate a distributional error bound: E, rho_E, q_E"),
     "evaluate": ("models.evaluate", "certified accuracy on a data set"),
@@ -22,15 +23,13 @@ COMMANDS = {
 def _serve(arguments: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
-    from .settings import Settings
+    from .settings import Settings, complaints
 
     given = {name: getattr(arguments, name) for name in ("host", "port", "zoo", "device")}
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        for one in error.errors():
-            name = ".".join(str(part) for part in one["loc"])
-            print(f"surety: SURETY_{name.upper()}: {one['msg']}, not {one['input']!r}", file=sys.stderr)
+        print(complaints(error), file=sys.stderr)
         return 2
     from .server import serve  # after the settings: it loads torch
 

@@ -12,6 +12,8 @@ STAGES = ("decode", "inverse", "bound", "select", "estimate")
 class StageClock:
     """Measures one request; used by one thread at a time.
 
+    ``seconds`` is the time in each stage, ``spans`` when each that happened first began and last ended (monotonic).
+
     Parameters
     ----------
     check : callable
@@ -20,6 +22,7 @@ class StageClock:
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.spans: dict[str, tuple[float, float]] = {}
         self.check = check
         self._open: list[str] = []
         self._since = self._begun = time.monotonic()
@@ -33,16 +36,18 @@ class StageClock:
     def stage(self, name: str) -> Iterator[None]:
         """Measure what happens inside as ``name``."""
         self.check()
-        self._switch()
+        begun = self._switch()
         self._open.append(name)
         try:
             yield
         finally:
-            self._switch()
+            first, _ = self.spans.get(name, (begun, begun))
+            self.spans[name] = (first, self._switch())
             self._open.pop()
 
-    def _switch(self) -> None:
+    def _switch(self) -> float:
         now = time.monotonic()
         if self._open:
             self.seconds[self._open[-1]] += now - self._since
         self._since = now
+        return now

@@ -109,6 +109,22 @@ class ClientGoneError(RequestError):
     """Nobody waits for the answer any more."""
 
 
+class UnauthenticatedError(RequestError):
+    """No API key, or none that is valid."""
+
+
+class ScopeError(RequestError):
+    """The key's scopes do not allow this."""
+
+
+class RateError(RequestError):
+    """More requests a minute than the key may send."""
+
+
+class BudgetError(RequestError):
+    """The key's votes of today are used up."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a class of problems has in common."""
@@ -140,9 +156,14 @@ ERROR_TABLE: Mapping[type[Exception], Kind] = {
     NotReadyError: Kind(503, "not_ready", "The server is not ready"),
     DrainingError: Kind(503, "draining", "The server is shutting down"),
     ClientGoneError: Kind(499, "client_gone", "The client closed the connection"),
+    UnauthenticatedError: Kind(401, "unauthenticated", "A valid API key is needed"),
+    ScopeError: Kind(403, "scope", "The API key does not allow this"),
+    RateError: Kind(429, "rate", "Too many requests with this API key"),
+    BudgetError: Kind(429, "budget", "The votes of this API key are used up for today"),
     MemoryError: Kind(503, "out_of_memory", "The server is short of memory"),
 }
 HTTP_KINDS: Mapping[int, Kind] = {
+    400: Kind(400, "malformed_request", "This is not an HTTP request"),
     404: Kind(404, "not_found", "Nothing is here"),
     405: Kind(405, "method_not_allowed", "The method is not allowed here"),
 }
@@ -231,6 +252,8 @@ def problem_of(error: Exception, instance: str) -> ProblemResponse:
         detail = str(error)
     if "retry_after_seconds" in members:
         headers["Retry-After"] = str(members["retry_after_seconds"])
+    if kind.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="surety"'
     if kind.status in (408, 413):
         # The rest of the body may be unread: the connection cannot be used again.
         headers["Connection"] = "close"

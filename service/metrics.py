@@ -25,6 +25,7 @@ from certification.plan import PredictPlan
 from models.registry import LoadedModel
 
 from .engine import Engine
+from .errors import ERROR_TABLE, HTTP_KINDS, INTERNAL
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 RADII = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 180.0)
@@ -59,12 +60,15 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Answered requests.", "route", "method", "status")
         self.problems = self._counter("problems", "Refused or failed requests by problem type.", "type")
+        for kind in (*ERROR_TABLE.values(), *HTTP_KINDS.values(), INTERNAL):
+            self.problems.labels(kind.label)  # from 0 on, so that a first one is an increase
         self.request_seconds = self._histogram("request_seconds", "From the first byte to the last.", SECONDS, "route")
         self.outcomes = self._counter(
             "outcomes", "Answers by guarantee.", "request", "transformation", "guarantee", "outcome"
         )
         self.stage_seconds = self._histogram("stage_seconds", "Time in a stage of an answer.", SECONDS, "stage")
         self.votes = self._counter("votes", "Base-classifier evaluations.", "model")
+        self.key_votes = self._counter("key_votes", "Base-classifier evaluations charged to an API key.", "key")
         self.radius = self._histogram(
             "radius", "Certified radii in the unit.", RADII, "transformation", "guarantee", "unit"
         )

@@ -6,12 +6,16 @@ import asyncio
 import logging
 import re
 import time
+import urllib.parse
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .clock import StageClock
 from .errors import (
     INTERNAL,
     BodyTimeoutError,
@@ -22,13 +26,18 @@ from .errors import (
     RequestError,
     problem_of,
 )
+from .logs import REQUEST, continue_trace
 from .metrics import Metrics
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 logger = logging.getLogger("surety")
 
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+LOGGED_CHARACTERS = 200
 DISCARDED_BYTES = 64 * 2**20
 """So much of a body that is too large is read and dropped, so that its sender gets to read the answer."""
 DISCARD_SECONDS = 5.0
@@ -36,26 +45,37 @@ DISCARD_SECONDS = 5.0
 
 @dataclass
 class RequestState:
-    """What the outermost middleware knows of a request; ``problem`` is its label, if it was refused."""
+    """What is known of a request: by whose ``key``, its ``problem``'s label if refused, the ``votes`` of its answer."""
 
     request_id: str
     status: int = 0
     problem: str | None = None
+    key: str | None = None
+    scopes: Collection[str] | None = None
+    votes: int = 0
+    clock: StageClock | None = None
 
 
 class RequestContext:
     """Gives every answer an X-Request-ID and counts it; answers HEAD; makes unforeseen errors a bare 500."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None) -> None:
+        self._app, self._metrics, self._tracing = app, metrics, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         state = RequestState(given if SAFE_ID.fullmatch(given) else uuid.uuid4().hex)
+        span = self._tracing.begin(headers) if self._tracing else None
+        if self._tracing and span:
+            traceparent = self._tracing.traceparent(span)
+        else:
+            traceparent = continue_trace(headers.getlist("traceparent"))
+        token = REQUEST.set({"request_id": state.request_id, "traceparent": traceparent})
         method, started = scope["method"], time.monotonic()
         scope["surety"] = state
         if method == "HEAD":
@@ -64,9 +84,7 @@ class RequestContext:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 state.status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = state.request_id
-                headers["X-Content-Type-Options"] = "nosniff"
+                MutableHeaders(scope=message)["X-Request-ID"] = state.request_id
             elif method == "HEAD":
                 message = {**message, "body": b""}
             await send(message)
@@ -75,7 +93,7 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            logger.exception("request %s failed", state.request_id)
+            logger.exception("a request failed")
             if not state.status:
                 detail = "An unforeseen error was logged under this request's id."
                 response = ProblemResponse(INTERNAL, detail, instance=scope["path"])
@@ -83,9 +101,24 @@ class RequestContext:
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             known = method if method in METHODS else "other"
+            shown = urllib.parse.quote(scope["path"])[:LOGGED_CHARACTERS]
+            seconds = time.monotonic() - started
+            fields = {
+                "method": known,
+                "path": shown,
+                "route": route,
+                "status": state.status,
+                "seconds": round(seconds, 6),
+                "key": state.key,
+                "problem": state.problem,
+            }
+            logger.info("%s %s %d in %.3f s", known, shown, state.status, seconds, extra={"fields": fields})
+            REQUEST.reset(token)
+            if self._tracing and span:
+                self._tracing.end(span, known, route, state.status, state.clock)
             self._metrics.in_flight.dec()
             self._metrics.requests.labels(route, known, str(state.status)).inc()
-            self._metrics.request_seconds.labels(route).observe(time.monotonic() - started)
+            self._metrics.request_seconds.labels(route).observe(seconds)
             if state.problem is not None:
                 self._metrics.problems.labels(state.problem).inc()
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from .access import OPEN
 from .body import BINARY, JSON, MULTIPART
 from .errors import ERROR_TABLE, HTTP_KINDS, INTERNAL, TYPE_PREFIX
 from .schemas import CertifyFields, Fields, Problem
@@ -57,6 +58,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
+KEYS: dict[str, Any] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Where the server's operator demands API keys."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+}
+
+
 def inference_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The same under ``/v2``, where a problem has the member ``error`` and is ``application/json``."""
     responses = problems(*statuses)
@@ -91,12 +98,18 @@ def inference_submission(kind: type[BaseModel], answer: type[BaseModel]) -> dict
 
 
 def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """What ``/openapi.json`` answers: FastAPI's document and the problems' schema."""
+    """What ``/openapi.json`` answers: FastAPI's document, the problems' schema and the API keys."""
 
     @cache
     def openapi() -> dict[str, Any]:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        schema["components"]["securitySchemes"] = KEYS
+        refusals = {str(status): one for status, one in problems(401, 403, 429).items()}
+        for path, operations in schema["paths"].items():
+            for operation in operations.values() if path not in OPEN else ():
+                operation["security"] = [{}, *({name: []} for name in KEYS)]
+                operation["responses"] = dict(sorted((operation["responses"] | refusals).items()))
         return schema
 
     return openapi

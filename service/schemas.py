@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -261,12 +261,9 @@ class ModelsReply(Reply):
 
 
 class HealthReply(Reply):
-    """``live``, or ``ready`` with the models that are served."""
+    """Open to strangers, and so nothing but the status."""
 
-    status: str
-    version: str
-    device: str | None = None
-    models: list[str] | None = None
+    status: Literal["live", "ready"]
 
 
 class BoundsQuery(BaseModel):

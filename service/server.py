@@ -10,10 +10,14 @@ import time
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
+from . import logs
+from .access import check_exposure
 from .app import create_app
+from .protocol import timed_protocol
 from .services import Services
-from .settings import Settings
+from .settings import Settings, SettingsError
 
 logger = logging.getLogger("surety")
 SWITCH_SECONDS = 0.001
@@ -61,28 +65,38 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def serve(settings: Settings) -> int:
-    """Serve until a signal; returns the exit status: 0, or 1 if the models could not be loaded."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
-
-    def stop() -> None:
-        server.should_exit = True
-
-    app = create_app(settings, on_failure=stop)
-    services: Services = app.state.services
-    config = uvicorn.Config(
+def configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves an app."""
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http="h11",
+        http=timed_protocol(settings.head_seconds),
         ws="none",
         lifespan="on",
         log_config=None,
         log_level=settings.log_level,
+        access_log=False,  # middleware.py writes that line, without the query, which may hold anything
         server_header=False,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
-    server = DrainingServer(config, services)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal; returns the exit status: 0, 1 if the models could not be loaded, 2 for wrong settings."""
+    logs.configure(settings)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    try:
+        check_exposure(settings)
+        app = create_app(settings, on_failure=stop)
+    except SettingsError as error:
+        print(f"surety: {error}", file=sys.stderr)
+        return 2
+    services: Services = app.state.services
+    server = DrainingServer(configuration(app, settings), services)
     sys.setswitchinterval(SWITCH_SECONDS)
     server.run()
     failure = services.lifecycle.failure

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SHIPPED_ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 MIB = 2**20
+
+
+class SettingsError(Exception):
+    """The server cannot start as its settings say."""
 
 
 class Settings(BaseSettings):
@@ -19,10 +23,22 @@ class Settings(BaseSettings):
     ------
     host, port
         Where to listen; port 0 lets the system choose.
+    keys_file
+        API keys, made by ``surety keys new``; every request but those for health then needs one.
+    allow_public_without_keys
+        Serve on an address that is not loopback though there are no keys.
+    metrics_open
+        ``/metrics`` needs no key.
     zoo
         Directory with one subdirectory a model (``card.toml``, weights, ``bounds/``).
     device
         ``auto`` takes CUDA where there is one.
+    head_seconds
+        Longest time that a request's head may take, counted from the connection or the answer before.
+    log_level, log_format
+        What is logged, and whether as lines for people or as JSON.
+    otel_endpoint
+        URL that takes OTLP traces over HTTP (``http://collector:4318/v1/traces``); needs the extra ``otel``.
     max_body_bytes, body_seconds
         Largest request body and the longest time its transfer may take.
     max_uploads
@@ -58,7 +74,14 @@ class Settings(BaseSettings):
     zoo: Path = SHIPPED_ZOO
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    otel_endpoint: str | None = None
 
+    keys_file: Path | None = None
+    allow_public_without_keys: bool = False
+    metrics_open: bool = False
+
+    head_seconds: float = Field(default=10.0, gt=0, le=3600)
     max_body_bytes: int = Field(default=12 * MIB, ge=1024)
     body_seconds: float = Field(default=30.0, gt=0, le=3600)
     max_uploads: int = Field(default=64, ge=1)
@@ -75,3 +98,11 @@ class Settings(BaseSettings):
     max_deadline_ms: int = Field(default=600_000, ge=1)
     bound_chunk_bytes: int = Field(default=256 * MIB, ge=MIB)
     drain_seconds: float = Field(default=30.0, ge=0)
+
+
+def complaints(error: ValidationError) -> str:
+    """What is wrong with which variable, a line each."""
+    return "\n".join(
+        f"surety: SURETY_{'.'.join(str(part) for part in one['loc']).upper()}: {one['msg']}, not {one['input']!r}"
+        for one in error.errors()
+    )

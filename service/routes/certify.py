@@ -22,7 +22,10 @@ async def certify(request: Request) -> CertifyReply:
     certifier = services.lifecycle.certifier
     fields, image = await read_submission(request, CertifyFields)
     task = await services.engine.check(lambda: certifier.prepare_certify(fields, image))
-    return await services.engine.run(
+    request.scope["surety"].clock = task.clock
+    reply = await services.engine.run(
         lambda cancellation: certifier.certify(task, cancellation), lambda: client_gone(request),
         seconds=task.seconds, deadline=task.deadline,
     )  # fmt: skip
+    request.scope["surety"].votes = reply.counts.votes
+    return reply

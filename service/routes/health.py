@@ -2,8 +2,6 @@
 
 from fastapi import APIRouter, Request, Response
 
-from certification import __version__
-
 from ..errors import DrainingError
 from ..openapi import problems
 from ..schemas import HealthReply
@@ -15,19 +13,17 @@ router = APIRouter(tags=["operations"])
 @router.get("/health/live", summary="Whether the process answers", responses=problems(500))
 async def live() -> HealthReply:
     """Always 200 while the process is alive, also before it is ready."""
-    return HealthReply(status="live", version=__version__)
+    return HealthReply(status="live")
 
 
 @router.get("/health/ready", summary="Whether requests are served", responses=problems(500, 503))
 async def ready(request: Request) -> HealthReply:
     """503 until models are loaded and kernels compiled, and while the server shuts down."""
     services = services_of(request)
-    certifier = services.lifecycle.certifier
+    _ = services.lifecycle.certifier  # raises NotReadyError
     if services.engine.draining:
         raise DrainingError("the server is shutting down", retry_after_seconds=5)
-    return HealthReply(
-        status="ready", version=__version__, device=certifier.device, models=sorted(certifier.registry.models)
-    )
+    return HealthReply(status="ready")
 
 
 @router.get(

@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from certification import __version__
 
+from ..access import NEEDED, demand
 from ..body import BINARY, JSON, check_head
 from ..certifier import Task
 from ..engine import Cancellation
@@ -76,11 +77,14 @@ async def infer(request: Request, model_id: str) -> Response:
     body, json_length = await _read(request)
     asked = await services.engine.check(lambda: read_inference(body, json_length, card, most))
     fields, images = asked.fields, asked.images
+    if isinstance(fields, CertifyFields):
+        demand(request.scope, NEEDED["/v1/certify"])
     answers: Sequence[AnswerReply]
     if isinstance(fields, CertifyFields):
         answers = await _answers(request, images, partial(certifier.prepare_certify, fields), certifier.certify)
     else:
         answers = await _answers(request, images, partial(certifier.prepare_predict, fields), certifier.predict)
+    request.scope["surety"].votes = sum(answer.counts.votes for answer in answers)
     content, length = write_reply(asked, answers)
     if length is None:
         return Response(content, media_type=JSON)
@@ -111,6 +115,7 @@ async def _answers(
     engine = services_of(request).engine
     # Each row is decoded in a turn of its own, so that a batch does not hold up the requests behind it.
     tasks = [await engine.check(partial(_prepare_row, prepare, row, image)) for row, image in enumerate(images)]
+    request.scope["surety"].clock = tasks[0].clock
     return await engine.run(
         lambda cancellation: [compute(task, cancellation) for task in tasks], lambda: client_gone(request),
         seconds=sum(task.seconds for task in tasks), deadline=tasks[0].deadline,

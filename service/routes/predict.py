@@ -22,7 +22,10 @@ async def predict(request: Request) -> PredictReply:
     certifier = services.lifecycle.certifier
     fields, image = await read_submission(request, PredictFields)
     task = await services.engine.check(lambda: certifier.prepare_predict(fields, image))
-    return await services.engine.run(
+    request.scope["surety"].clock = task.clock
+    reply = await services.engine.run(
         lambda cancellation: certifier.predict(task, cancellation), lambda: client_gone(request),
         seconds=task.seconds, deadline=task.deadline,
     )  # fmt: skip
+    request.scope["surety"].votes = reply.counts.votes
+    return reply

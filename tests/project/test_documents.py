@@ -81,11 +81,11 @@ def test_card_in_the_models_page_is_one_that_is_accepted(tmp_path):
 
 def test_pins_are_exact_and_the_same_everywhere():
     extras = PROJECT["project"]["optional-dependencies"]
-    pins = PROJECT["project"]["dependencies"] + extras["dev"] + extras["cuda"]
+    pins = PROJECT["project"]["dependencies"] + extras["dev"] + extras["cuda"] + extras["otel"]
     assert all(re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+", pin) for pin in pins)
     torch = re.search(r"^TORCH := (\S+)$", (ROOT / "Makefile").read_text(), re.M).group(1)
     assert torch in pins
-    assert set(extras["cuda"]) <= set(extras["dev"])
+    assert set(extras["cuda"]) | set(extras["otel"]) <= set(extras["dev"])
 
 
 def test_ci_entry_runs_the_whole_suite():
@@ -93,4 +93,4 @@ def test_ci_entry_runs_the_whole_suite():
     assert os.access(entry, os.X_OK)
     text = entry.read_text()
     assert "set -euo pipefail" in text
-    assert text.rstrip().endswith("make test")
+    assert text.rstrip().endswith("make audit\nmake test")

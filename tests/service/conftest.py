@@ -15,13 +15,12 @@ from typing import Any
 import httpx
 import pytest
 import torch
-import uvicorn
 from safetensors.torch import save_file
 
 from gpu.preprocess import Preprocessing
 from models.architectures import SmallConv
 from service.app import create_app
-from service.server import DrainingServer
+from service.server import DrainingServer, configuration
 from service.services import Services
 from service.settings import Settings
 
@@ -200,8 +199,7 @@ def start(zoo: Path) -> Start:
         settings = Settings(**{"zoo": zoo, "device": "cpu", "port": 0, "batch_size": 64, **changes})
         app = create_app(settings)
         services: Services = app.state.services
-        config = uvicorn.Config(app, port=0, http="h11", ws="none", lifespan="on", log_config=None)
-        server = DrainingServer(config, services)
+        server = DrainingServer(configuration(app, settings), services)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         try:

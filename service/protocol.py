@@ -1,0 +1,67 @@
+"""HTTP/1.1 for clients that take their time: uvicorn limits idle connections after an answer, not before one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .errors import HTTP_KINDS, ProblemResponse
+from .headers import SECURITY_HEADERS
+
+
+class TimedProtocol(H11Protocol):
+    """Closes a connection on which no whole request head arrives within ``head_seconds``.
+
+    The time begins with the connection, and anew with the end of every answer; so the rest of a body that was
+    refused unread has no more time either.
+    """
+
+    head_seconds: float
+    _closing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio.Protocol, like the others."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """May complete a head."""
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Called by uvicorn after the last byte of an answer."""
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        super().connection_lost(exc)
+        self._forget()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP like every other refusal."""
+        answer = ProblemResponse(HTTP_KINDS[400], msg, instance="/", headers={"Connection": "close"})
+        answer.headers.update(SECURITY_HEADERS)
+        head = h11.Response(status_code=answer.status_code, headers=answer.raw_headers)
+        for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._forget()
+        elif self._closing is None and not self.transport.is_closing():
+            self._closing = self.loop.call_later(self.head_seconds, self.transport.close)
+
+    def _forget(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+
+
+def timed_protocol(head_seconds: float) -> type[TimedProtocol]:
+    """The class that uvicorn takes, with its limit."""
+    return type("TimedProtocol", (TimedProtocol,), {"head_seconds": head_seconds})
