@@ -22,7 +22,8 @@ from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .middleware import BodyLimit, RequestContext
 from .openapi import DESCRIPTION, document
-from .routes import certify, health, models, predict
+from .records import Records
+from .routes import certificates, certify, health, models, predict
 from .services import Services
 from .settings import Settings
 
@@ -45,7 +46,8 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     settings = settings or Settings()
     engine = Engine(settings.max_running, settings.max_waiting, settings.max_seconds)
     metrics = Metrics(engine)
-    services = Services(settings, metrics, engine, Lifecycle(settings, metrics, on_failure))
+    records = Records(settings, metrics)
+    services = Services(settings, metrics, engine, Lifecycle(settings, metrics, records, on_failure), records)
     forbid_pillow_warnings()
 
     @asynccontextmanager
@@ -54,6 +56,7 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
         yield
         engine.abort()
         engine.close()
+        records.close()
 
     app = FastAPI(
         title="Surety",
@@ -65,7 +68,7 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     )
     app.state.services = services
     app.openapi = document(app)  # type: ignore[method-assign]
-    for module in (predict, certify, models, health):
+    for module in (predict, certify, certificates, models, health):
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(CertificationError, _answer)

@@ -9,13 +9,13 @@ import json
 import re
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from .errors import ClientGoneError, ContentTypeError, FieldError, MalformedBodyError, RequestError, quote
-from .schemas import INTEGERS, NUMBERS, Fields
+from .schemas import INTEGERS, NUMBERS
 
 MULTIPART, JSON = "multipart/form-data", "application/json"
 MAX_FORM_FIELDS = 32
@@ -26,7 +26,7 @@ INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
-F = TypeVar("F", bound=Fields)
+F = TypeVar("F", bound=BaseModel)
 
 
 async def read_submission(request: Request, kind: type[F]) -> tuple[F, bytes]:

@@ -8,7 +8,7 @@ import json
 import math
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -24,7 +24,7 @@ from gpu.cells import BoundSettings
 from gpu.preprocess import AnyOperator
 from models.error_bounds import ImageErrorBounds
 from models.registry import LoadedModel, Registry
-from models.votes import BaseClassifierVotes
+from models.votes import BaseClassifierVotes, default_batch_size
 
 from .clock import StageClock
 from .engine import Cancellation
@@ -49,13 +49,24 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Replay:
+    """What else an answer follows from, to the last bit: the noise, and the sizes that work is cut into."""
+
+    key: bytes
+    batch_size: int
+    bound_chunk_bytes: int
+
+
+@dataclass(frozen=True)
 class Task(Generic[P]):
-    """A request that passed every check, with its image decoded."""
+    """A request that passed every check, with its image as it was uploaded and decoded."""
 
     model: LoadedModel
     plan: P
+    upload: bytes
     image: DecodedImage
     clock: StageClock
+    replay: Replay
 
 
 class Certifier:
@@ -75,13 +86,26 @@ class Certifier:
         """Plan and decode."""
         return self._prepare(self._planner.predict(fields), data)
 
+    def prepare_replay(self, chosen: Chosen[CertificationPlan], data: bytes, replay: Replay) -> Task[CertificationPlan]:
+        """Decode, for a run that was made before."""
+        return replace(self._prepare(chosen, data), replay=replay)
+
     def certify(self, task: Task[CertificationPlan], cancellation: Cancellation) -> CertifyReply:
         """Compute a certificate; on a worker thread."""
+        outcome = self.run(task, cancellation)
+        self._metrics.observe_certificate(outcome)
+        return self.reply(task, outcome)
+
+    def run(self, task: Task[CertificationPlan], cancellation: Cancellation) -> Outcome:
+        """Make the votes of a certificate; on a worker thread."""
         plan, clock = task.plan, task.clock
         clock.check = cancellation.check
         through = task.model.measured_through(plan)
-        outcome = _on_device(lambda: certify(plan, self._votes(task, through), self._error_bounds(task), clock.stage))
-        self._metrics.observe_certificate(outcome)
+        return _on_device(lambda: certify(plan, self._votes(task, through), self._error_bounds(task), clock.stage))
+
+    def reply(self, task: Task[CertificationPlan], outcome: Outcome) -> CertifyReply:
+        """What is said of an outcome."""
+        plan = task.plan
         certified = isinstance(outcome, Certified)
         return CertifyReply(
             **self._answer(task, outcome),
@@ -112,30 +136,37 @@ class Certifier:
         spec = ImageSpec(takes.height, takes.width, takes.channels, takes.resize_uploads)
         with clock.stage("decode"):
             image = decode(data, spec, max_pixels=self._settings.max_image_pixels)
-        return Task(chosen.model, chosen.plan, image, clock)
+        replay = Replay(
+            self._noise_key(chosen, image), self._batch_size(chosen.model), self._settings.bound_chunk_bytes
+        )
+        return Task(chosen.model, chosen.plan, data, image, clock, replay)
+
+    def _batch_size(self, model: LoadedModel) -> int:
+        numbers = model.card.input.channels * math.prod(model.operator.output_shape)
+        return self._settings.batch_size or default_batch_size(self.device, numbers)
 
     def _votes(self, task: Task[P], operator: AnyOperator) -> BaseClassifierVotes:
         return BaseClassifierVotes(
             task.model,
             task.image.pixels,
             task.plan.transformation,
-            key=self._noise_key(task),
+            key=task.replay.key,
             device=self.device,
             operator=operator,
-            batch_size=self._settings.batch_size,
+            batch_size=task.replay.batch_size,
             check=task.clock.check,
         )
 
-    def _noise_key(self, task: Task[P]) -> bytes:
+    def _noise_key(self, chosen: Chosen[P], image: DecodedImage) -> bytes:
         """The same request gets the same noise, which nobody outside can foresee (docs/guarantees.md, B.7).
 
         Fresh noise would let a client send an image again until it passes.
         """
         asked = {
-            "image": hashlib.sha256(task.image.pixels.tobytes()).hexdigest(),
-            "model": task.model.digest,
-            "plan": type(task.plan).__name__,
-            "settings": asdict(task.plan),
+            "image": hashlib.sha256(image.pixels.tobytes()).hexdigest(),
+            "model": chosen.model.digest,
+            "plan": type(chosen.plan).__name__,
+            "settings": asdict(chosen.plan),
         }
         message = json.dumps(asked, sort_keys=True, default=str).encode()
         return hmac.digest(self._secret, message, "sha256")
@@ -144,7 +175,7 @@ class Certifier:
         # The stages of the clock look at the cancellation.
         return ImageErrorBounds(
             task.model, task.image.pixels, task.plan.attack_range, task.plan.image_is,
-            BoundSettings(chunk_bytes=self._settings.bound_chunk_bytes), self.device, task.clock.stage,
+            BoundSettings(chunk_bytes=task.replay.bound_chunk_bytes), self.device, task.clock.stage,
         )  # fmt: skip
 
     def _answer(self, task: Task[P], found: Outcome | Prediction) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 
 from ..body import read_submission
+from ..engine import Cancellation
 from ..openapi import problems, submission
 from ..schemas import CertifyFields, CertifyReply
 from ..services import client_gone, services_of
@@ -22,6 +23,11 @@ async def certify(request: Request) -> CertifyReply:
     certifier = services.lifecycle.certifier
     fields, image = await read_submission(request, CertifyFields)
     task = await services.engine.check(lambda: certifier.prepare_certify(fields, image))
-    return await services.engine.run(
-        lambda cancellation: certifier.certify(task, cancellation), lambda: client_gone(request)
-    )
+
+    def work(cancellation: Cancellation) -> CertifyReply:
+        services.records.check()
+        reply = certifier.certify(task, cancellation)
+        cancellation.check()
+        return services.records.keep(task, reply, certifier.device)
+
+    return await services.engine.run(work, lambda: client_gone(request))
