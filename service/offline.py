@@ -52,10 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> VerifyReply:
     text, image = _read(arguments.file).decode("utf-8", "replace"), _read(arguments.image)
     try:
-        signed = Signed.from_text(text)
         trusted = None if arguments.public_key is None else read_public_key(arguments.public_key)
+        signed = Signed.from_text(text)
     except SigningError as error:
-        raise InputError(f"{arguments.file}: {error}") from error
+        raise InputError(str(error)) from error
     settings = Settings(zoo=arguments.zoo, records="off")
     try:
         device = select_device(str(signed.document.get("runtime", {}).get("device", "cpu")))

@@ -28,6 +28,8 @@ ID = re.compile(r"[A-Za-z0-9_-]{32}")
 RETENTION_SECONDS = 600.0
 """Between two looks at what is too old or too many."""
 RETENTION_BATCH = 500
+CLOSING_SECONDS = 2.0
+"""For a deletion that is under way when the server ends."""
 SECONDS_A_DAY = 86400.0
 
 
@@ -45,6 +47,7 @@ class Records:
         self._required = settings.records == "required"
         self._opened: tuple[Store, SigningKey] | None = None
         self._stop = threading.Event()
+        self._retention = threading.Thread(target=self._retain, name="retention", daemon=True)
 
     def open(self) -> None:
         """Read or make the signing key, open the database, and begin with retention.
@@ -80,12 +83,14 @@ class Records:
         except RecordsUnavailableError as error:
             logger.warning("certificates cannot be stored yet: %s", error)
         self._opened = store, key
-        threading.Thread(target=self._retain, name="retention", daemon=True).start()
+        self._retention.start()
 
     def close(self) -> None:
         """Stop retention and let go of the database."""
         self._stop.set()
         if self._opened is not None:
+            if self._retention.is_alive():
+                self._retention.join(CLOSING_SECONDS)
             self._opened[0].close()
 
     @property

@@ -227,7 +227,9 @@ class VerifyReply(Reply):
         description="Software and device that differ from the recorded ones: the last bits of an answer may then too."
     )
     certificate_id: str | None
-    key_fingerprint: str = Field(description="Of the key that the certificate came with.")
+    key_fingerprint: str | None = Field(
+        description="Of the key that the certificate came with; null where it cannot be read."
+    )
     key_is_trusted: bool = Field(description="Whether that is the key it had to be signed with.")
 
 

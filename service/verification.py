@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from certification.plan import CertificationPlan
-from certification.vocabulary import Transformation
+from certification.vocabulary import CertificationError, Transformation
 from models.registry import LoadedModel, UnknownModelError
 
 from .certificate import NOT_REPLAYED, Certificate, image_facts, reply_document, runtime_of
@@ -17,8 +17,6 @@ from .engine import Cancellation
 from .planning import Chosen
 from .schemas import DifferenceReply, VerifyReply
 from .signing import Signed, canonical
-
-PLAN: TypeAdapter[CertificationPlan] = TypeAdapter(CertificationPlan)
 
 
 class NotVerified(Exception):
@@ -59,6 +57,9 @@ class Verification:
         except ValidationError as error:
             where, message = error.errors()[0]["loc"], error.errors()[0]["msg"]
             raise self.refusal(f"the document is malformed: {'.'.join(map(str, where))}: {message}") from error
+        # a value that had to be converted, or a member that is not read, was never written by a server
+        if differences := list(_differences("certificate", signed.document, self.certificate.to_json())):
+            raise self.refusal("the document is malformed", differences)
         here = runtime_of(self.certificate.replay, certifier.device).model_dump()
         self._runtime = list(_differences("runtime", signed.document["runtime"], here))
         self._model = self._find_model()
@@ -86,7 +87,11 @@ class Verification:
 
     def replay(self, task: Task[CertificationPlan], cancellation: Cancellation) -> VerifyReply:
         """Make the run again and compare every number of the answer; on a worker thread."""
-        made = reply_document(self._certifier.reply(task, self._certifier.run(task, cancellation)))
+        try:
+            outcome = self._certifier.run(task, cancellation)
+        except CertificationError as error:
+            return self._reply(f"the run cannot be made: {error}", [])
+        made = reply_document(self._certifier.reply(task, outcome))
         claimed = {name: value for name, value in self.certificate.reply.items() if name not in NOT_REPLAYED}
         differences = list(_differences("reply", claimed, made))
         if not differences:
@@ -108,10 +113,8 @@ class Verification:
         return model
 
     def _check_plan(self) -> None:
-        """What the plan says of the model must be so; nothing may be in it that is not read."""
+        """What the plan says of the model must be so."""
         plan, model = self.certificate.plan, self._model
-        recorded, read = self._signed.document["plan"], PLAN.dump_python(plan, mode="json")
-        differences = list(_differences("plan", recorded, read))
         loss, variation = model.lattice_losses if plan.transformation is Transformation.L2 else (0.0, 0.0)
         facts: dict[str, Any] = {
             "sigma_gamma": model.card.noise.sigma_gamma,
@@ -121,9 +124,13 @@ class Verification:
             "lattice_loss": loss,
             "total_variation": variation,
         }
-        differences += _differences("plan", {name: read[name] for name in facts}, facts)
-        if plan.calibration is not None and plan.calibration not in model.calibrations:
-            differences.append(DifferenceReply(field="plan.calibration", recorded=read["calibration"], found=None))
+        differences = list(_differences("plan", {name: getattr(plan, name) for name in facts}, facts))
+        stored = plan.calibration
+        if stored is not None and stored not in model.calibrations:
+            differences.append(DifferenceReply(field="plan.calibration", recorded=stored.to_json(), found=None))
+        served = list(model.card.transformations)
+        if plan.transformation not in served:
+            differences.append(DifferenceReply(field="plan.transformation", recorded=plan.transformation, found=served))
         if differences:
             raise self.refusal("the plan is not one of this model", differences)
 

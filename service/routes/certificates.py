@@ -11,7 +11,7 @@ from ..errors import FieldError
 from ..openapi import problems, submission
 from ..schemas import SignedCertificateReply, SigningKeyReply, VerifyFields, VerifyReply
 from ..services import Services, client_gone, services_of
-from ..signing import ALGORITHM, Signed, fingerprint
+from ..signing import ALGORITHM, Signed, SigningError, fingerprint
 from ..store import Record
 from ..verification import NotVerified, Verification
 
@@ -22,7 +22,7 @@ router = APIRouter(tags=["certificates"])
     "/v1/certificates/{certificate_id}",
     summary="A stored certificate with its signature",
     response_class=Response,
-    responses={200: {"model": SignedCertificateReply}, **problems(404, 500, 503)},
+    responses={200: {"model": SignedCertificateReply}, **problems(404, 422, 500, 503)},
 )
 def get_certificate(request: Request, certificate_id: str) -> Response:
     """The signed document: what was asked, the answer, and everything the answer followed from."""
@@ -45,6 +45,8 @@ async def verify_certificate(request: Request, certificate_id: str) -> VerifyRep
     def prepare() -> tuple[Verification, Task[CertificationPlan]]:
         trusted = records.signing_key.public_key
         verification = Verification(Signed.from_text(record.signed), certifier, trusted)
+        if verification.certificate.id != record.id:
+            raise verification.refusal("it is stored under another id")
         return verification, verification.prepare(image)
 
     try:
@@ -54,13 +56,23 @@ async def verify_certificate(request: Request, certificate_id: str) -> VerifyRep
         )
     except NotVerified as refusal:
         return refusal.reply
+    except SigningError as error:
+        return VerifyReply(
+            verified=False,
+            reason=f"the record is damaged: {error}",
+            differences=[],
+            runtime_differences=[],
+            certificate_id=record.id,
+            key_fingerprint=None,
+            key_is_trusted=False,
+        )
 
 
 @router.delete(
     "/v1/certificates/{certificate_id}",
     summary="Delete a stored certificate",
     status_code=204,
-    responses=problems(403, 404, 500, 503),
+    responses=problems(403, 404, 422, 500, 503),
 )
 def delete_certificate(request: Request, certificate_id: str) -> None:
     """Only where the operator allows it."""

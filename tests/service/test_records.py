@@ -154,7 +154,7 @@ def test_the_signature_is_ed25519_of_the_canonical_json(server: Running) -> None
         {"transformation": "translation", "attack_range": 1, "guarantee": "heuristic"},
         CHANCY,
         {"model": "rgb", "guarantee": "heuristic", "image": encode(grey(30, 20), "PNG")},
-        {"guarantee": "individual", "attack_range": 5, "n_delta": 9, "procedure": "paper"},
+        {"guarantee": "individual", "attack_range": 1, "n_delta": 9, "procedure": "paper"},
     ],
     ids=lambda fields: "-".join(str(v) for v in fields.values() if isinstance(v, str | float | int)),
 )
@@ -320,7 +320,8 @@ def test_a_forger_with_a_key_of_his_own_cannot_change_what_is_claimed(
     [
         (("plan", "sigma_delta"), 0.1), (("plan", "lattice_loss"), 0.0), (("plan", "operator_norm"), 0.5),
         (("plan", "alpha"), 0.5), (("plan", "attack_range", "half_width"), 0.01), (("plan", "invented"), 1),
-        (("plan", "n"), 7), (("plan", "transformation"), "rotation"), (("plan", "calibration"), {}),
+        (("plan", "n"), 7), (("plan", "transformation"), "rotation"), (("plan", "n0"), 7),
+        (("plan", "guarantee"), "heuristic"), (("plan", "calibration"), {}),
         (("noise_key",), "00" * 32), (("reply", "invented"), None), (("invented",), 1),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
@@ -329,6 +330,13 @@ def test_a_forged_plan_is_not_verified(
     server: Running, envelope: dict[str, Any], path: tuple[str, ...], value: Any
 ) -> None:
     forged = changed(envelope["certificate"], path, value)
+    assert not check(SigningKey(Ed25519PrivateKey.generate()).sign(forged), server, None)
+
+
+def test_a_transformation_the_model_does_not_serve_is_not_verified(server: Running) -> None:
+    document = stored(server, certified(server))["certificate"]
+    forged = changed(document, ("plan", "transformation"), "translation")
+    forged = changed(forged, ("plan", "attack_range", "transformation"), "translation")
     assert not check(SigningKey(Ed25519PrivateKey.generate()).sign(forged), server, None)
 
 
@@ -360,6 +368,25 @@ def test_a_record_that_was_altered_in_the_database_is_not_verified(start: Start,
         found = verified(server, identifier)
         assert not found["verified"]
         assert "signature" in found["reason"]
+        connection = sqlite3.connect(tmp_path / "certificates.sqlite")
+        with connection:
+            connection.execute("UPDATE certificates SET signed = substr(signed, 2)")
+        connection.close()
+        found = verified(server, identifier)
+        assert (found["verified"], found["key_fingerprint"]) == (False, None)
+        assert "damaged" in found["reason"]
+
+
+def test_records_that_were_exchanged_in_the_database_are_not_verified(start: Start, tmp_path: Path) -> None:
+    with start(data_dir=tmp_path) as server:
+        mine, other = certified(server), certified(server, alpha=0.1)
+        connection = sqlite3.connect(tmp_path / "certificates.sqlite")
+        (text,) = connection.execute("SELECT signed FROM certificates WHERE id = ?", (other,)).fetchone()
+        with connection:
+            connection.execute("UPDATE certificates SET signed = ? WHERE id = ?", (text, mine))
+        connection.close()
+        found = verified(server, mine)
+        assert (found["verified"], found["reason"]) == (False, "it is stored under another id")
 
 
 def test_other_software_is_told_and_never_verified_where_the_answer_differs(
@@ -463,28 +490,44 @@ def test_a_restart_keeps_certificates_and_can_verify_them(start: Start, tmp_path
 
 
 SERVE = """
-import sys
-import service.lifecycle
+import os, sys
+import service.lifecycle, service.server
 from service.cli import main
 service.lifecycle.warm_up = lambda *what: None
-sys.exit(main(["serve", "--port", sys.argv[1]]))
+for port in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        sys.exit(main(["serve", "--port", port]))
+    print(child, flush=True)
+for _ in sys.argv[1:]:
+    os.wait()
 """
+"""Several ``surety serve``, each a process of its own; they share the seconds that importing takes."""
 
 
 @contextmanager
-def process(zoo: Path, **values: Any) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """``surety serve`` in a process of its own; perhaps not ready yet."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def processes(count: int, zoo: Path, **values: Any) -> Iterator[tuple[list[int], list[str]]]:
+    """Process ids and URLs of servers that begin at the same time; ready once this yields."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [str(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
     named = {f"SURETY_{name.upper()}": str(value) for name, value in values.items()}
     environment = {**os.environ, "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu", "SURETY_BATCH_SIZE": "64", **named}
-    started = subprocess.Popen([sys.executable, "-c", SERVE, str(port)], cwd=ROOT, env=environment)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", SERVE, *ports],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert parent.stdout is not None
     try:
-        yield started, f"http://127.0.0.1:{port}"
+        children = [int(parent.stdout.readline()) for _ in ports]
+        urls = [f"http://127.0.0.1:{port}" for port in ports]
+        until(lambda: all(answers(url) for url in urls))
+        yield children, urls
     finally:
-        started.kill()
-        started.wait(20)
+        os.killpg(parent.pid, signal.SIGKILL)
+        parent.wait(20)
+        parent.stdout.close()
 
 
 def answers(url: str) -> bool:
@@ -501,12 +544,10 @@ def certify_at(url: str) -> httpx.Response:
 @on_both
 def test_two_servers_share_a_database_and_kill_9_loses_nothing(zoo: Path, tmp_path: Path, database_url: str) -> None:
     """Both start at once on an empty database and an empty data directory."""
-    given = {"data_dir": tmp_path / "data", "database_url": database_url}
-    with process(zoo, **given) as (doomed, one), process(zoo, **given) as (_, other):
-        until(lambda: answers(one) and answers(other))
+    with processes(2, zoo, data_dir=tmp_path / "data", database_url=database_url) as ((doomed, _), (one, other)):
         kept = [certify_at(url).json()["certificate_id"] for url in (other, one, other, one)]
-        doomed.send_signal(signal.SIGKILL)
-        doomed.wait(20)
+        os.kill(doomed, signal.SIGKILL)
+        until(lambda: not answers(one))
         found = [httpx.get(f"{other}/v1/certificates/{name}") for name in kept]
         assert [response.status_code for response in found] == [200] * 4
         assert len({response.json()["key_fingerprint"] for response in found}) == 1
@@ -695,9 +736,10 @@ def test_migrations_run_once_when_many_processes_start(database_url: str) -> Non
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
+    newer = Store(database_url)
     with pytest.raises(RecordsError, match="newer version"):
-        Store(database_url).open()
-    for one in (store, again):
+        newer.open()
+    for one in (store, again, newer):
         one.close()
 
 
