@@ -95,7 +95,7 @@ class BaseClassifierVotes:
         self.model, self.image, self.transformation, self.device = model, image, transformation, device
         self._operator = operator or model.operator
         self.batch_size = batch_size or default_batch_size(device, math.prod(self._shape))
-        self._check = check
+        self.check = check
         self._generator = np.random.Generator(np.random.Philox(key=_words(key, b"parameters", 16)))
         self._noise_key = _words(key, b"pixels", 8)
         dimensions = 1 if transformation is Transformation.ROTATION else 2
@@ -160,7 +160,7 @@ class BaseClassifierVotes:
         first_votes = self._cast[draws]
         self._cast[draws] += counts
         for start in range(0, int(ends[-1]) if len(ends) else 0, self.batch_size):
-            self._check()
+            self.check()
             row = np.arange(start, min(start + self.batch_size, int(ends[-1])))
             owners = np.searchsorted(ends, row, side="right")
             votes = first_votes[owners] + row - (ends - counts)[owners]

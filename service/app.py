@@ -27,7 +27,8 @@ from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .middleware import BodyLimit, RequestContext
 from .openapi import DESCRIPTION, document
-from .routes import certify, health, inference, models, predict
+from .records import Records
+from .routes import certificates, certify, health, inference, models, predict
 from .services import Services
 from .settings import Settings, SettingsError
 
@@ -61,7 +62,8 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
         patience=settings.patience_seconds,
     )  # fmt: skip
     metrics = Metrics(engine)
-    services = Services(settings, metrics, engine, Lifecycle(settings, metrics, on_failure))
+    records = Records(settings, metrics)
+    services = Services(settings, metrics, engine, Lifecycle(settings, metrics, records, on_failure), records)
     tracing = _tracing(settings.otel_endpoint)
     forbid_pillow_warnings()
 
@@ -71,6 +73,7 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
         yield
         engine.abort()
         engine.close()
+        records.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
@@ -85,7 +88,7 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     )
     app.state.services = services
     app.openapi = document(app)  # type: ignore[method-assign]
-    for module in (predict, certify, models, inference, health):
+    for module in (predict, certify, certificates, models, inference, health):
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(CertificationError, _answer)

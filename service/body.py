@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from .errors import ClientGoneError, ContentTypeError, FieldError, MalformedBodyError, RequestError, quote
-from .schemas import INTEGERS, NUMBERS, Fields
+from .schemas import INTEGERS, NUMBERS
 
 MULTIPART, JSON, BINARY = "multipart/form-data", "application/json", "application/octet-stream"
 MAX_FORM_FIELDS = 32
@@ -26,8 +26,7 @@ INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
-F = TypeVar("F", bound=Fields)
-M = TypeVar("M", bound=BaseModel)
+F = TypeVar("F", bound=BaseModel)
 
 
 async def read_submission(request: Request, kind: type[F]) -> tuple[F, bytes]:
@@ -74,7 +73,7 @@ def check_head(request: Request) -> str:
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-def validate(values: dict[str, Any], kind: type[M]) -> M:
+def validate(values: dict[str, Any], kind: type[F]) -> F:
     """Check values against a schema; the first wrong field makes the message, all are listed."""
     try:
         return kind.model_validate(values)

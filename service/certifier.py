@@ -9,7 +9,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -20,18 +20,18 @@ from certification.outcome import Certified, ErrorBoundSummary, Outcome, Predict
 from certification.plan import CertificationPlan, PredictPlan
 from certification.procedures import certify, predict
 from certification.protocols import ErrorBoundSource
-from certification.vocabulary import Transformation
+from certification.vocabulary import OutOfTime, Transformation
 from gpu.cells import BoundSettings
 from gpu.preprocess import AnyOperator
 from models.error_bounds import ImageErrorBounds
 from models.registry import LoadedModel, Registry
-from models.votes import BaseClassifierVotes
+from models.votes import BaseClassifierVotes, default_batch_size
 
 from .clock import StageClock
 from .costs import Costs, measured
 from .engine import Cancellation
 from .errors import FieldError
-from .images import DecodedImage, ImageSpec, decode
+from .images import DecodedImage, ImageSpec, as_png, decode
 from .metrics import Metrics
 from .planning import Chosen, Planner
 from .schemas import (
@@ -39,7 +39,6 @@ from .schemas import (
     CertifyReply,
     CountsReply,
     ErrorBoundReply,
-    Fields,
     PredictFields,
     PredictReply,
     SecondsReply,
@@ -53,17 +52,30 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Replay:
+    """What else an answer follows from, to the last bit: the noise, and the sizes that work is cut into."""
+
+    key: bytes
+    batch_size: int
+    bound_chunk_bytes: int
+    votes: int | None = None
+    """Of a run whose time was up: how many there had been; None: it ended by itself."""
+
+
+@dataclass(frozen=True)
 class Task(Generic[P]):
-    """A request that passed every check, with its image decoded."""
+    """A request that passed every check, with its image as it was uploaded and decoded."""
 
     model: LoadedModel
     plan: P
+    upload: bytes
     image: DecodedImage
     clock: StageClock
     deadline: float
     """Time of ``time.monotonic()``."""
     seconds: float
     """What it is expected to take."""
+    replay: Replay
 
 
 class Certifier:
@@ -78,19 +90,36 @@ class Certifier:
 
     def prepare_certify(self, fields: CertifyFields, data: bytes | DecodedImage) -> Task[CertificationPlan]:
         """Plan and decode."""
-        return self._prepare(self._planner.certify(fields), fields, data)
+        return self._prepare(self._planner.certify(fields), fields.deadline_ms, data)
 
     def prepare_predict(self, fields: PredictFields, data: bytes | DecodedImage) -> Task[PredictPlan]:
         """Plan and decode."""
-        return self._prepare(self._planner.predict(fields), fields, data)
+        return self._prepare(self._planner.predict(fields), fields.deadline_ms, data)
+
+    def prepare_replay(self, chosen: Chosen[CertificationPlan], data: bytes, replay: Replay) -> Task[CertificationPlan]:
+        """Decode, for a run that was made before."""
+        return replace(self._prepare(chosen, None, data), replay=replay)
 
     def certify(self, task: Task[CertificationPlan], cancellation: Cancellation) -> CertifyReply:
         """Compute a certificate; on a worker thread."""
+        outcome = self.run(task, cancellation)
+        self._metrics.observe_certificate(outcome)
+        return self.reply(task, outcome)
+
+    def run(self, task: Task[CertificationPlan], cancellation: Cancellation) -> Outcome:
+        """Make the votes of a certificate; on a worker thread."""
         plan, clock = task.plan, task.clock
         clock.check = cancellation.check
-        through = task.model.measured_through(plan)
-        outcome = _on_device(lambda: certify(plan, self._votes(task, through), self._error_bounds(task), clock.stage))
-        self._metrics.observe_certificate(outcome)
+        votes, limit = self._votes(task, task.model.measured_through(plan)), task.replay.votes
+        if limit is not None:
+            votes.check = lambda: _stop_after(limit, votes, cancellation)
+            if limit == 0:
+                clock.check = votes.check
+        return _on_device(lambda: certify(plan, votes, self._error_bounds(task), clock.stage))
+
+    def reply(self, task: Task[CertificationPlan], outcome: Outcome) -> CertifyReply:
+        """What is said of an outcome."""
+        plan = task.plan
         certified = isinstance(outcome, Certified)
         return CertifyReply(
             **self._answer(task, outcome),
@@ -116,9 +145,9 @@ class Certifier:
         self._metrics.observe_prediction(plan, prediction)
         return PredictReply(**self._answer(task, prediction), reason=prediction.reason)
 
-    def _prepare(self, chosen: Chosen[P], fields: Fields, data: bytes | DecodedImage) -> Task[P]:
+    def _prepare(self, chosen: Chosen[P], deadline_ms: int | None, data: bytes | DecodedImage) -> Task[P]:
         clock, takes = StageClock(), chosen.model.card.input
-        milliseconds, most = fields.deadline_ms or self._settings.default_deadline_ms, self._settings.max_deadline_ms
+        milliseconds, most = deadline_ms or self._settings.default_deadline_ms, self._settings.max_deadline_ms
         if milliseconds > most:
             message = f"deadline_ms must be at most {most}, not {milliseconds}"
             raise FieldError(message, field="deadline_ms", maximum=most)
@@ -126,31 +155,43 @@ class Certifier:
         with clock.stage("decode"):
             most_pixels = self._settings.max_image_pixels
             image = data if isinstance(data, DecodedImage) else decode(data, spec, max_pixels=most_pixels)
-        deadline = time.monotonic() + milliseconds / 1000.0 - clock.total
-        return Task(chosen.model, chosen.plan, image, clock, deadline, self._costs.expected(chosen.model, chosen.plan))
+        return Task(
+            chosen.model,
+            chosen.plan,
+            data if isinstance(data, bytes) else as_png(data),
+            image,
+            clock,
+            time.monotonic() + milliseconds / 1000.0 - clock.total,
+            self._costs.expected(chosen.model, chosen.plan),
+            Replay(self._noise_key(chosen, image), self._batch_size(chosen.model), self._settings.bound_chunk_bytes),
+        )
+
+    def _batch_size(self, model: LoadedModel) -> int:
+        numbers = model.card.input.channels * math.prod(model.operator.output_shape)
+        return self._settings.batch_size or default_batch_size(self.device, numbers)
 
     def _votes(self, task: Task[P], operator: AnyOperator) -> BaseClassifierVotes:
         return BaseClassifierVotes(
             task.model,
             task.image.pixels,
             task.plan.transformation,
-            key=self._noise_key(task),
+            key=task.replay.key,
             device=self.device,
             operator=operator,
-            batch_size=self._settings.batch_size,
+            batch_size=task.replay.batch_size,
             check=task.clock.check,
         )
 
-    def _noise_key(self, task: Task[P]) -> bytes:
+    def _noise_key(self, chosen: Chosen[P], image: DecodedImage) -> bytes:
         """The same request gets the same noise, which nobody outside can foresee (docs/guarantees.md, B.7).
 
         Fresh noise would let a client send an image again until it passes.
         """
         asked = {
-            "image": hashlib.sha256(task.image.pixels.tobytes()).hexdigest(),
-            "model": task.model.digest,
-            "plan": type(task.plan).__name__,
-            "settings": asdict(task.plan),
+            "image": hashlib.sha256(image.pixels.tobytes()).hexdigest(),
+            "model": chosen.model.digest,
+            "plan": type(chosen.plan).__name__,
+            "settings": asdict(chosen.plan),
         }
         message = json.dumps(asked, sort_keys=True, default=str).encode()
         return hmac.digest(self._secret, message, "sha256")
@@ -159,7 +200,7 @@ class Certifier:
         # The stages of the clock look at the cancellation.
         return ImageErrorBounds(
             task.model, task.image.pixels, task.plan.attack_range, task.plan.image_is,
-            BoundSettings(chunk_bytes=self._settings.bound_chunk_bytes), self.device, task.clock.stage,
+            BoundSettings(chunk_bytes=task.replay.bound_chunk_bytes), self.device, task.clock.stage,
         )  # fmt: skip
 
     def _answer(self, task: Task[P], found: Outcome | Prediction) -> dict[str, Any]:
@@ -187,6 +228,13 @@ class Certifier:
             "version": __version__,
             "seconds": SecondsReply(**clock.seconds, total=clock.total),
         }
+
+
+def _stop_after(limit: int, votes: BaseClassifierVotes, cancellation: Cancellation) -> None:
+    """What a run that is made again looks at instead of the time."""
+    cancellation.check()
+    if votes.votes >= limit:
+        raise OutOfTime
 
 
 def _on_device(work: Callable[[], T]) -> T:

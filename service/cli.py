@@ -1,4 +1,4 @@
-"""``surety serve | certify | predict | keys | train | ...``; each imports only what it needs."""
+"""``surety serve | certify | predict | verify | keys | train | ...``; each imports only what it needs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("models.training", "train a base classifier with the noise it is certified with"),
     "calibrate": ("models.calibrate", "calibrate a distributional error bound: E, rho_E, q_E"),
     "evaluate": ("models.evaluate", "certified accuracy on a data set"),
+    "verify": ("service.offline", "check a certificate with its image and model, without a server"),
     "compare": ("models.compare", "the papers' procedure and ours on the same images"),
 }
 

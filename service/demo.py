@@ -52,7 +52,8 @@ def running_service() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "SURETY_HOST": "127.0.0.1", "SURETY_PORT": str(port), "SURETY_LOG_LEVEL": "warning"}
+    environment = {**os.environ, "SURETY_HOST": "127.0.0.1", "SURETY_PORT": str(port)}
+    environment |= {"SURETY_LOG_LEVEL": "warning", "SURETY_RECORDS": "off"}
     process = subprocess.Popen([sys.executable, "-m", "service.cli", "serve"], env=environment)
     url = f"http://127.0.0.1:{port}"
     try:

@@ -51,10 +51,14 @@ class Cancellation:
         """Ask the run to answer with what it has."""
         self.deadline = -math.inf
 
-    def check(self) -> None:
-        """Raise :class:`Cancelled` if the run was asked to stop, ``OutOfTime`` once its time is up."""
+    def check_wanted(self) -> None:
+        """Raise :class:`Cancelled` if the run was asked to stop."""
         if self._event.is_set():
             raise Cancelled
+
+    def check(self) -> None:
+        """The same, and ``OutOfTime`` once its time is up."""
+        self.check_wanted()
         if time.monotonic() >= self.deadline:
             raise OutOfTime
 

@@ -81,6 +81,18 @@ class UnknownResourceError(RequestError):
     """No model has this id."""
 
 
+class UnknownCertificateError(RequestError):
+    """No certificate has this id, or none is kept."""
+
+
+class DeletionDisabledError(RequestError):
+    """Clients may not delete certificates here."""
+
+
+class RecordsUnavailableError(RequestError):
+    """The database of certificates cannot be used now."""
+
+
 class AttackRangeError(RequestError):
     """The attack range is wider than the model or its calibration allows."""
 
@@ -147,6 +159,9 @@ ERROR_TABLE: Mapping[type[Exception], Kind] = {
     ImageShapeError: Kind(422, "image_shape", "The image has the wrong size for the model"),
     ImageChannelsError: Kind(422, "image_channels", "The image has the wrong channels for the model"),
     UnknownResourceError: Kind(404, "unknown_model", "No such model"),
+    UnknownCertificateError: Kind(404, "unknown_certificate", "No such certificate"),
+    DeletionDisabledError: Kind(403, "deletion_disabled", "Certificates cannot be deleted here"),
+    RecordsUnavailableError: Kind(503, "records_unavailable", "The certificate cannot be stored or read now"),
     AttackRangeError: Kind(422, "attack_range", "The attack range is too wide"),
     ModelTransformationError: Kind(422, "model_transformation", "The model does not serve this transformation"),
     CalibrationMissingError: Kind(409, "calibration_missing", "There is no calibrated error bound"),

@@ -60,6 +60,14 @@ def forbid_pillow_warnings() -> None:
     warnings.filterwarnings("error", module=r"PIL\.")
 
 
+def as_png(image: DecodedImage) -> bytes:
+    """An image that came as pixels, as a file of the same pixels."""
+    pixels = np.rint(image.pixels * 255.0).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def decode(data: bytes, spec: ImageSpec, *, max_pixels: int) -> DecodedImage:
     """Decode an upload for a model.
 

@@ -13,7 +13,9 @@ from models.registry import load_registry
 from .certifier import Certifier
 from .errors import NotReadyError
 from .metrics import Metrics
+from .records import Records
 from .settings import Settings
+from .store import RecordsError
 
 logger = logging.getLogger("surety")
 
@@ -24,12 +26,15 @@ class Lifecycle:
     Parameters
     ----------
     settings, metrics
+    records : Records
+        Opened before the models are loaded.
     on_failure : callable
         Called on the loading thread when loading failed; ``failure`` then holds the message.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, on_failure: Callable[[], None]) -> None:
-        self._settings, self._metrics, self._on_failure = settings, metrics, on_failure
+    def __init__(self, settings: Settings, metrics: Metrics, records: Records, on_failure: Callable[[], None]) -> None:
+        self._settings, self._metrics, self._records = settings, metrics, records
+        self._on_failure = on_failure
         self._certifier: Certifier | None = None
         self.failure: str | None = None
 
@@ -48,10 +53,11 @@ class Lifecycle:
 
     def _load(self) -> None:
         try:
+            self._records.open()
             device = select_device(self._settings.device)
             registry = load_registry([self._settings.zoo], device)
             warm_up(device, {model.card.preprocessing.interpolation for model in registry.models.values()})
-        except (CardError, DeviceError) as error:
+        except (CardError, DeviceError, RecordsError) as error:
             self._fail(str(error))
         except Exception as error:
             logger.exception("loading failed")

@@ -69,6 +69,7 @@ class Metrics:
         self.stage_seconds = self._histogram("stage_seconds", "Time in a stage of an answer.", SECONDS, "stage")
         self.votes = self._counter("votes", "Base-classifier evaluations.", "model")
         self.key_votes = self._counter("key_votes", "Base-classifier evaluations charged to an API key.", "key")
+        self.records = self._counter("records", "Certificates that were stored, or could not be.", "result")
         self.radius = self._histogram(
             "radius", "Certified radii in the unit.", RADII, "transformation", "guarantee", "unit"
         )

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from .access import OPEN
 from .body import BINARY, JSON, MULTIPART
 from .errors import ERROR_TABLE, HTTP_KINDS, INTERNAL, TYPE_PREFIX
-from .schemas import CertifyFields, Fields, Problem
+from .schemas import CertifyFields, PredictFields, Problem
 
 EXAMPLE_IMAGE = Path(__file__).parent / "samples" / "mnist-test-00000.png"
 PROBLEM_SCHEMA = {"$ref": "#/components/schemas/Problem"}
@@ -115,7 +115,7 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
     return openapi
 
 
-def submission(kind: type[Fields]) -> dict[str, Any]:
+def submission(kind: type[BaseModel]) -> dict[str, Any]:
     """The request body of a POST, as multipart and as JSON, with examples that work when pasted."""
     return {
         "requestBody": {
@@ -138,7 +138,7 @@ def submission(kind: type[Fields]) -> dict[str, Any]:
     }
 
 
-def _schema(kind: type[Fields], image: dict[str, str]) -> dict[str, Any]:
+def _schema(kind: type[BaseModel], image: dict[str, str]) -> dict[str, Any]:
     """The fields' JSON schema with the image in front."""
     schema = _inlined(kind)
     return {**schema, "properties": {"image": image, **schema["properties"]}, "required": ["image"]}
@@ -168,15 +168,11 @@ def _example_image() -> str:
     return base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
 
 
-def _examples(kind: type[Fields]) -> dict[str, Any]:
+def _examples(kind: type[BaseModel]) -> dict[str, Any]:
     image = _example_image()
     if kind is not CertifyFields:
-        return {
-            "seven": {
-                "summary": "A handwritten seven",
-                "value": {"image": image, "transformation": "rotation"},
-            }
-        }
+        fields = {"transformation": "rotation"} if kind is PredictFields else {}
+        return {"seven": {"summary": "A handwritten seven", "value": {"image": image, **fields}}}
     wanted = {
         "distributional": {"transformation": "rotation", "guarantee": "distributional", "attack_range": 30},
         "individual": {"transformation": "rotation", "guarantee": "individual", "attack_range": 10},

@@ -96,6 +96,12 @@ class CertifyFields(Fields):
     )
 
 
+class VerifyFields(BaseModel):
+    """``POST /v1/certificates/{id}/verify`` without the image: nothing else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 class Reply(BaseModel):
     """Base of all replies."""
 
@@ -188,6 +194,50 @@ class CertifyReply(AnswerReply):
     )
     p_lower: float | None = Field(description="Lower bound on the probability that a draw passes.")
     error_bound: ErrorBoundReply | None
+    certificate_id: str | None = Field(
+        default=None, description="Of the stored certificate; null where none was stored. Whoever knows it may read it."
+    )
+
+
+class SignedCertificateReply(Reply):
+    """A certificate as it was signed: the signature is of the canonical JSON of ``certificate`` (docs/records.md)."""
+
+    certificate: dict[str, Any]
+    signature: str = Field(description="Ed25519, base64.")
+    public_key: str = Field(description="32 bytes, base64.")
+    key_fingerprint: str = Field(description="SHA-256 of the public key in DER, hex.")
+
+
+class SigningKeyReply(Reply):
+    """The public key that signs certificates."""
+
+    algorithm: str
+    public_key: str = Field(description="PEM.")
+    fingerprint: str = Field(description="SHA-256 of the public key in DER, hex.")
+
+
+class DifferenceReply(Reply):
+    """A value that is not the recorded one."""
+
+    field: str
+    recorded: Any
+    found: Any
+
+
+class VerifyReply(Reply):
+    """Whether a certificate holds, and if not, why."""
+
+    verified: bool
+    reason: str | None = Field(description="Why it does not hold; null where it does.")
+    differences: list[DifferenceReply] = Field(description="What is not as recorded.")
+    runtime_differences: list[DifferenceReply] = Field(
+        description="Software and device that differ from the recorded ones: the last bits of an answer may then too."
+    )
+    certificate_id: str | None
+    key_fingerprint: str | None = Field(
+        description="Of the key that the certificate came with; null where it cannot be read."
+    )
+    key_is_trusted: bool = Field(description="Whether that is the key it had to be signed with.")
 
 
 class BoundReply(Reply):

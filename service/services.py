@@ -10,6 +10,7 @@ from starlette.requests import Request
 from .engine import Engine
 from .lifecycle import Lifecycle
 from .metrics import Metrics
+from .records import Records
 from .settings import Settings
 
 
@@ -21,6 +22,7 @@ class Services:
     metrics: Metrics
     engine: Engine
     lifecycle: Lifecycle
+    records: Records
 
 
 def services_of(request: Request) -> Services:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -65,6 +66,21 @@ class Settings(BaseSettings):
         Scratch memory of one kernel launch.
     drain_seconds
         How long running work may go on after SIGTERM.
+    records
+        Whether every certificate is stored: ``required`` (a certificate that cannot be stored is refused, 503),
+        ``optional`` (it is given out without an id) or ``off``.
+    data_dir
+        Directory of the signing key and of the SQLite database; None: ``surety`` in ``XDG_STATE_HOME``.
+    database_url
+        ``postgresql://...`` or ``sqlite:////...``; None: SQLite in ``data_dir``.
+    signing_key
+        File of the Ed25519 key that signs, PEM; None: one in ``data_dir``, made at the first start.
+    store_images
+        Whether uploads are stored beside their certificates.
+    records_max_days, records_max_count
+        Age, and number, beyond which the oldest certificates are deleted; None: kept.
+    records_deletion
+        Whether whoever knows a certificate's id may delete it.
     """
 
     model_config = SettingsConfigDict(env_prefix="SURETY_", extra="ignore", frozen=True)
@@ -98,6 +114,22 @@ class Settings(BaseSettings):
     max_deadline_ms: int = Field(default=600_000, ge=1)
     bound_chunk_bytes: int = Field(default=256 * MIB, ge=MIB)
     drain_seconds: float = Field(default=30.0, ge=0)
+
+    records: Literal["required", "optional", "off"] = "required"
+    data_dir: Path | None = None
+    database_url: str | None = Field(default=None, repr=False)
+    signing_key: Path | None = None
+    store_images: bool = False
+    records_max_days: float | None = Field(default=None, gt=0)
+    records_max_count: int | None = Field(default=None, ge=1)
+    records_deletion: bool = False
+
+    @property
+    def data_folder(self) -> Path:
+        """``data_dir``, or the default."""
+        state = os.environ.get("XDG_STATE_HOME", "")
+        base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+        return self.data_dir or base / "surety"
 
 
 def complaints(error: ValidationError) -> str:

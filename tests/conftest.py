@@ -1,6 +1,7 @@
 """What every room's tests share: where data lies, and hypothesis without a clock."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported by a test module: pools that spin while they wait take each other's cores.
@@ -20,6 +21,15 @@ RAW_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where servers keep certificates unless a test says otherwise: never the developer's own."""
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SURETY_DATA_DIR", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,14 @@
 
 from fastapi import APIRouter, Request
 
+from certification.plan import CertificationPlan
+
 from ..body import read_submission
+from ..certifier import Task
+from ..engine import Cancellation
 from ..openapi import problems, submission
 from ..schemas import CertifyFields, CertifyReply
-from ..services import client_gone, services_of
+from ..services import Services, client_gone, services_of
 
 router = APIRouter(tags=["answers"])
 
@@ -24,8 +28,17 @@ async def certify(request: Request) -> CertifyReply:
     task = await services.engine.check(lambda: certifier.prepare_certify(fields, image))
     request.scope["surety"].clock = task.clock
     reply = await services.engine.run(
-        lambda cancellation: certifier.certify(task, cancellation), lambda: client_gone(request),
+        lambda cancellation: certified(services, task, cancellation), lambda: client_gone(request),
         seconds=task.seconds, deadline=task.deadline,
     )  # fmt: skip
     request.scope["surety"].votes = reply.counts.votes
     return reply
+
+
+def certified(services: Services, task: Task[CertificationPlan], cancellation: Cancellation) -> CertifyReply:
+    """Compute a certificate and store it; on a worker thread."""
+    certifier, records = services.lifecycle.certifier, services.records
+    records.check()
+    reply = certifier.certify(task, cancellation)
+    cancellation.check_wanted()
+    return records.keep(task, reply, certifier.device)

@@ -29,6 +29,7 @@ from ..openapi import inference_problems, inference_submission
 from ..schemas import AnswerReply, CertifyFields
 from ..services import client_gone, services_of
 from . import health
+from .certify import certified
 from .models import find_model
 
 JSON_LENGTH = "Inference-Header-Content-Length"
@@ -81,7 +82,9 @@ async def infer(request: Request, model_id: str) -> Response:
         demand(request.scope, NEEDED["/v1/certify"])
     answers: Sequence[AnswerReply]
     if isinstance(fields, CertifyFields):
-        answers = await _answers(request, images, partial(certifier.prepare_certify, fields), certifier.certify)
+        answers = await _answers(
+            request, images, partial(certifier.prepare_certify, fields), partial(certified, services)
+        )
     else:
         answers = await _answers(request, images, partial(certifier.prepare_predict, fields), certifier.predict)
     request.scope["surety"].votes = sum(answer.counts.votes for answer in answers)

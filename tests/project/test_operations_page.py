@@ -47,7 +47,7 @@ def test_settings_are_listed_with_their_defaults_and_a_meaning(name):
 
 def metrics() -> dict[str, tuple[str, list[str]]]:
     """Kind and labels of every metric by the name that Prometheus shows."""
-    families = Metrics(Engine(1, 0, 1.0)).registry
+    families = Metrics(Engine(1, 0.0)).registry
     found = {}
     for collector in list(families._collector_to_names):
         family = next(iter(collector.collect()))

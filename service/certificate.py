@@ -1,0 +1,156 @@
+"""The signed document: what was asked, of which model and image, what the answer was, and all it followed from."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import numba
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+
+from certification import __version__
+from certification.plan import CertificationPlan
+from certification.vocabulary import StoppedBy
+
+from .certifier import Replay, Task
+from .schemas import CertifyReply
+
+SCHEMA: Literal[1] = 1
+NOT_REPLAYED = frozenset({"seconds", "version", "certificate_id"})
+"""Of a reply: what a run that is made again need not repeat."""
+CLAIMS = frozenset(
+    {"label", "radius", "p_lower", "counts", "estimator", "stopped_by", "error_bound", "statement", "alpha"}
+)
+"""Of a reply: what a certificate cannot lack."""
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Part(BaseModel):
+    """A part of the document; knows all its members."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ImageFacts(Part):
+    """The image, by digests: of the uploaded file, and of the decoded pixels, float32 [H, W, C], little-endian."""
+
+    sha256: Digest
+    pixels_sha256: Digest
+    height: int
+    width: int
+    channels: int
+
+
+class ModelFacts(Part):
+    """The model, by the digest of card and weights."""
+
+    id: str
+    digest: Digest
+
+
+class Runtime(Part):
+    """What the last bits of an answer may depend on: software, device, and the sizes that work is cut into."""
+
+    version: str
+    torch: str
+    numpy: str
+    numba: str
+    device: str
+    processor: str
+    threads: int
+    batch_size: Annotated[int, Field(ge=1)]
+    bound_chunk_bytes: Annotated[int, Field(ge=2**20)]
+
+
+class Certificate(Part):
+    """One run and its answer; ``reply`` is what the client got, without the id."""
+
+    schema_number: Literal[1] = Field(alias="schema")
+    id: str
+    created: str
+    image: ImageFacts
+    model: ModelFacts
+    plan: CertificationPlan
+    noise_key: Digest
+    reply: dict[str, JsonValue]
+    runtime: Runtime
+
+    @field_validator("reply")
+    @classmethod
+    def _claims(cls, reply: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if missing := CLAIMS - reply.keys():
+            raise ValueError(f"lacks {', '.join(sorted(missing))}")
+        return reply
+
+    def to_json(self) -> dict[str, Any]:
+        """The document."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def replay(self) -> Replay:
+        """What fixes the run."""
+        late = self.reply["stopped_by"] == StoppedBy.DEADLINE
+        counts = self.reply["counts"]
+        votes = counts.get("votes") if late and isinstance(counts, dict) else None
+        runtime = self.runtime
+        return Replay(
+            bytes.fromhex(self.noise_key), runtime.batch_size, runtime.bound_chunk_bytes,
+            votes if isinstance(votes, int) else None,
+        )  # fmt: skip
+
+
+def certificate_of(
+    task: Task[CertificationPlan], reply: CertifyReply, *, device: str, identifier: str, created: float
+) -> Certificate:
+    """The document of an answer; ``created`` is in seconds since 1970."""
+    return Certificate(
+        schema=SCHEMA,
+        id=identifier,
+        created=datetime.fromtimestamp(created, UTC).isoformat(),
+        image=image_facts(task),
+        model=ModelFacts(id=task.model.card.id, digest=task.model.digest),
+        plan=task.plan,
+        noise_key=task.replay.key.hex(),
+        reply=reply_document(reply),
+        runtime=runtime_of(task.replay, device),
+    )
+
+
+def reply_document(reply: CertifyReply) -> dict[str, Any]:
+    """The part of a reply that is signed."""
+    return reply.model_dump(mode="json", exclude={"certificate_id"})
+
+
+def runtime_of(replay: Replay, device: str) -> Runtime:
+    """What computes here."""
+    if device == "cuda":
+        processor = torch.cuda.get_device_name()
+    else:
+        processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return Runtime(
+        version=__version__,
+        torch=torch.__version__,
+        numpy=np.__version__,
+        numba=numba.__version__,
+        device=device,
+        processor=processor,
+        threads=torch.get_num_threads(),
+        batch_size=replay.batch_size,
+        bound_chunk_bytes=replay.bound_chunk_bytes,
+    )
+
+
+def image_facts(task: Task[Any]) -> ImageFacts:
+    """Digests and shape of an image."""
+    height, width, channels = task.image.pixels.shape
+    return ImageFacts(
+        sha256=hashlib.sha256(task.upload).hexdigest(),
+        pixels_sha256=hashlib.sha256(task.image.pixels.astype("<f4").tobytes()).hexdigest(),
+        height=height,
+        width=width,
+        channels=channels,
+    )

@@ -1,0 +1,1 @@
+"""Schema of the records' database, step by step; ``service.store`` applies what is missing at start-up."""

@@ -1,0 +1,103 @@
+"""Certificates that were stored: read, verified, deleted; and the public key that signs them."""
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from certification.plan import CertificationPlan
+
+from ..body import read_submission
+from ..certifier import Task
+from ..errors import FieldError
+from ..openapi import problems, submission
+from ..schemas import SignedCertificateReply, SigningKeyReply, VerifyFields, VerifyReply
+from ..services import Services, client_gone, services_of
+from ..signing import ALGORITHM, Signed, SigningError, fingerprint
+from ..store import Record
+from ..verification import NotVerified, Verification
+
+router = APIRouter(tags=["certificates"])
+
+
+@router.get(
+    "/v1/certificates/{certificate_id}",
+    summary="A stored certificate with its signature",
+    response_class=Response,
+    responses={200: {"model": SignedCertificateReply}, **problems(404, 422, 500, 503)},
+)
+def get_certificate(request: Request, certificate_id: str) -> Response:
+    """The signed document: what was asked, the answer, and everything the answer followed from."""
+    return Response(_ready(request).records.get(certificate_id).signed, media_type="application/json")
+
+
+@router.post(
+    "/v1/certificates/{certificate_id}/verify",
+    summary="Check a stored certificate by making its run again",
+    openapi_extra=submission(VerifyFields),
+    responses=problems(400, 404, 408, 413, 415, 422, 429, 500, 503),
+)
+async def verify_certificate(request: Request, certificate_id: str) -> VerifyReply:
+    """Send the image again, unless the server stored it; costs as much as the certificate did."""
+    services = _ready(request)
+    certifier, records = services.lifecycle.certifier, services.records
+    record = await run_in_threadpool(records.get, certificate_id)
+    image = await _image(request, record)
+
+    def prepare() -> tuple[Verification, Task[CertificationPlan]]:
+        trusted = records.signing_key.public_key
+        verification = Verification(Signed.from_text(record.signed), certifier, trusted)
+        if verification.certificate.id != record.id:
+            raise verification.refusal("it is stored under another id")
+        return verification, verification.prepare(image)
+
+    try:
+        verification, task = await services.engine.check(prepare)
+        return await services.engine.run(
+            lambda cancellation: verification.replay(task, cancellation), lambda: client_gone(request),
+            seconds=task.seconds,
+        )  # fmt: skip
+    except NotVerified as refusal:
+        return refusal.reply
+    except SigningError as error:
+        return VerifyReply(
+            verified=False,
+            reason=f"the record is damaged: {error}",
+            differences=[],
+            runtime_differences=[],
+            certificate_id=record.id,
+            key_fingerprint=None,
+            key_is_trusted=False,
+        )
+
+
+@router.delete(
+    "/v1/certificates/{certificate_id}",
+    summary="Delete a stored certificate",
+    status_code=204,
+    responses=problems(403, 404, 422, 500, 503),
+)
+def delete_certificate(request: Request, certificate_id: str) -> None:
+    """Only where the operator allows it."""
+    _ready(request).records.delete(certificate_id)
+
+
+@router.get("/v1/keys/signing", summary="The public key that signs certificates", responses=problems(404, 500, 503))
+async def signing_key(request: Request) -> SigningKeyReply:
+    """In PEM, with its fingerprint: keep it, to verify certificates without this server."""
+    key = _ready(request).records.signing_key
+    return SigningKeyReply(algorithm=ALGORITHM, public_key=key.public_pem, fingerprint=fingerprint(key.public_key))
+
+
+def _ready(request: Request) -> Services:
+    """The parts of the app, once records are open."""
+    services = services_of(request)
+    _ = services.lifecycle.certifier
+    return services
+
+
+async def _image(request: Request, record: Record) -> bytes:
+    """The image that was sent along, else the stored one."""
+    if "content-type" in request.headers:
+        return (await read_submission(request, VerifyFields))[1]
+    if record.image is None:
+        raise FieldError("image: the server did not store it: send it again", field="image")
+    return record.image
