@@ -23,12 +23,15 @@ OPEN = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/healt
 NEEDED: Mapping[str, frozenset[KeyScope]] = {
     "/v1/predict": frozenset({KeyScope.PREDICT, KeyScope.CERTIFY}),
     "/v1/certify": frozenset({KeyScope.CERTIFY}),
+    "/v1/certificates": frozenset({KeyScope.CERTIFY, KeyScope.ADMIN}),
     "/v2/models": frozenset({KeyScope.PREDICT, KeyScope.CERTIFY}),
     "/metrics": frozenset({KeyScope.ADMIN}),
 }
 """One of these scopes for every path that begins so, since a router may match a little more than a whole path
-(a line feed at its end); any key for the others. An inference that certifies demands more (:func:`demand`)."""
-SPENDING = ("/v1/predict", "/v1/certify", "/v2/models")
+(a line feed at its end); any key for the others. An inference that certifies and the deletion of a
+certificate demand more (:func:`demand`)."""
+ADMIN = frozenset({KeyScope.ADMIN})
+SPENDING = ("/v1/predict", "/v1/certify", "/v1/certificates", "/v2/models")
 """Paths whose answers cost votes."""
 MINUTE, DAY = 60.0, 86_400.0
 

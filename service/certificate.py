@@ -93,14 +93,17 @@ class Certificate(Part):
     @property
     def replay(self) -> Replay:
         """What fixes the run."""
-        late = self.reply["stopped_by"] == StoppedBy.DEADLINE
-        counts = self.reply["counts"]
-        votes = counts.get("votes") if late and isinstance(counts, dict) else None
-        runtime = self.runtime
+        runtime, late = self.runtime, self.reply["stopped_by"] == StoppedBy.DEADLINE
         return Replay(
-            bytes.fromhex(self.noise_key), runtime.batch_size, runtime.bound_chunk_bytes,
-            votes if isinstance(votes, int) else None,
-        )  # fmt: skip
+            bytes.fromhex(self.noise_key), runtime.batch_size, runtime.bound_chunk_bytes, self.votes if late else None
+        )
+
+    @property
+    def votes(self) -> int:
+        """Base-classifier evaluations, as the reply counts them."""
+        counts = self.reply["counts"]
+        found = counts.get("votes") if isinstance(counts, dict) else None
+        return found if isinstance(found, int) else 0
 
 
 def certificate_of(

@@ -5,6 +5,7 @@ from starlette.concurrency import run_in_threadpool
 
 from certification.plan import CertificationPlan
 
+from ..access import ADMIN, demand
 from ..body import read_submission
 from ..certifier import Task
 from ..errors import FieldError
@@ -51,10 +52,13 @@ async def verify_certificate(request: Request, certificate_id: str) -> VerifyRep
 
     try:
         verification, task = await services.engine.check(prepare)
-        return await services.engine.run(
+        request.scope["surety"].clock = task.clock
+        reply = await services.engine.run(
             lambda cancellation: verification.replay(task, cancellation), lambda: client_gone(request),
             seconds=task.seconds,
         )  # fmt: skip
+        request.scope["surety"].votes = verification.certificate.votes
+        return reply
     except NotVerified as refusal:
         return refusal.reply
     except SigningError as error:
@@ -76,7 +80,8 @@ async def verify_certificate(request: Request, certificate_id: str) -> VerifyRep
     responses=problems(403, 404, 422, 500, 503),
 )
 def delete_certificate(request: Request, certificate_id: str) -> None:
-    """Only where the operator allows it."""
+    """Only where the operator allows it; where keys are demanded, with one of scope admin."""
+    demand(request.scope, ADMIN)
     _ready(request).records.delete(certificate_id)
 
 

@@ -58,6 +58,8 @@ def test_the_answer_at_the_deadline_is_what_was_shown_until_then(server: Running
         assert not answer["covers_attack_range"]
         assert answer["abstained"] is (answer["radius"] is None)
         shown.append((answer["counts"]["votes"], answer["radius"] or 0.0))
+        again = server.post(f"/v1/certificates/{answer['certificate_id']}/verify").json()
+        assert again["verified"], again
         until(lambda: sample(server, "surety_running") == 0)
         stopped = len(slow.batches)
         time.sleep(2 * SLEEP)
