@@ -105,8 +105,9 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
         schema["components"]["securitySchemes"] = KEYS
-        refusals = {str(status): one for status, one in problems(401, 403, 429).items()}
         for path, operations in schema["paths"].items():
+            refused = inference_problems(401, 403, 429) if path.startswith("/v2") else problems(401, 403, 429)
+            refusals = {str(status): one for status, one in refused.items()}
             for operation in operations.values() if path not in OPEN else ():
                 operation["security"] = [{}, *({name: []} for name in KEYS)]
                 operation["responses"] = dict(sorted((operation["responses"] | refusals).items()))

@@ -120,6 +120,7 @@ def test_answers_are_the_servers(server: Running, ask: Ask) -> None:
         raw = server.post(f"/v1/{name}", **given).json()
         reply = ask(server.url, name, DIGIT, **given).model_dump(mode="json")
         assert reply.pop("seconds").keys() == raw.pop("seconds").keys()
+        assert reply.pop("certificate_id", None) != raw.pop("certificate_id", "")
         assert reply == raw
     for name, path in (("models", "/v1/models"), ("bounds", "/v1/bounds"), ("ready", "/health/ready")):
         assert ask(server.url, name).model_dump(mode="json") == server.client.get(path).json()
@@ -483,6 +484,7 @@ def test_json_is_the_reply_with_the_file(server: Running, images: Path, capsys: 
     said = json.loads(told.out)
     assert said.pop("file") == "good.png"
     assert said.pop("seconds").keys() == raw.pop("seconds").keys()
+    assert said.pop("certificate_id") != raw.pop("certificate_id")
     assert said == raw
 
 

@@ -57,9 +57,9 @@ def files(*images: bytes) -> triton.InferInput:
     return tensor(np.array(images, dtype=np.object_), "BYTES")
 
 
-def without_seconds(certificate: str | bytes) -> dict[str, Any]:
+def what_recurs(certificate: str | bytes) -> dict[str, Any]:
     reply: dict[str, Any] = json.loads(certificate)
-    del reply["seconds"]
+    del reply["seconds"], reply["certificate_id"]
     return reply
 
 
@@ -151,10 +151,10 @@ def test_every_form_of_an_image_gets_the_certificate_of_v1(
     server: Running, client: triton.InferenceServerClient, form: str
 ) -> None:
     fields = {"guarantee": "heuristic", "attack_range": 12, "alpha": 0.005, "n": 300}
-    expected = without_seconds(server.certify(PNG, model=MODEL, **fields).text)
+    expected = what_recurs(server.certify(PNG, model=MODEL, **fields).text)
     reply = client.infer(MODEL, [FORMS[form]], parameters=fields)
     (certificate,) = reply.as_numpy("certificate")
-    assert without_seconds(certificate) == expected
+    assert what_recurs(certificate) == expected
     assert reply.as_numpy("label").tolist() == [1]
     assert reply.as_numpy("class_name").tolist() == [b"one"]
     assert reply.as_numpy("abstained").tolist() == [False]
@@ -184,8 +184,8 @@ def test_plain_json_as_kserves_client_sends_it(server: Running, nested: list[Any
     assert [outputs[name]["data"] for name in ("label", "class_name", "abstained")] == [[1], ["one"], [False]]
     assert all(one["shape"] == [1] for one in outputs.values())
     if certify:
-        expected = without_seconds(server.certify(PNG, model=MODEL).text)
-        assert without_seconds(outputs["certificate"]["data"][0]) == expected
+        expected = what_recurs(server.certify(PNG, model=MODEL).text)
+        assert what_recurs(outputs["certificate"]["data"][0]) == expected
 
 
 def test_without_parameters_it_is_the_prediction_of_v1(server: Running, client: triton.InferenceServerClient) -> None:
@@ -213,10 +213,10 @@ def test_rows_are_answered_each_for_itself(server: Running, client: triton.Infer
     """At even odds the counts of different images differ, so that a row that got another's answer would show."""
     fields = {"transformation": "l2", "procedure": "paper", "n": 400, "attack_range": 0.01, "alpha": 1e-6}
     images = [encode(np.full((SIDE, SIDE), level, dtype=np.uint8), "PNG") for level in (0, 1, 2)]
-    expected = [without_seconds(server.certify(image, model="undecided", **fields).text) for image in images]
+    expected = [what_recurs(server.certify(image, model="undecided", **fields).text) for image in images]
     assert len({one["counts"]["passed"] for one in expected}) > 1
     reply = client.infer("undecided", [files(*images)], parameters=fields)
-    assert [without_seconds(one) for one in reply.as_numpy("certificate")] == expected
+    assert [what_recurs(one) for one in reply.as_numpy("certificate")] == expected
     # An abstention at this alpha has probability 1 - 1e-6.
     assert reply.as_numpy("label").tolist() == [-1] * 3
     assert reply.as_numpy("class_name").tolist() == [b""] * 3
@@ -464,7 +464,7 @@ def test_a_batch_is_one_admitted_request_that_ends_with_its_client(
             time.sleep(0.01)
 
     monkeypatch.setattr(Certifier, "predict", endless)
-    with start(max_running=1, max_waiting=0) as server, ThreadPoolExecutor(1) as pool:
+    with start(max_running=1, max_queue_seconds=0) as server, ThreadPoolExecutor(1) as pool:
         impatient = httpx.Client(base_url=server.url, timeout=2.0)
         leaving = pool.submit(impatient.post, INFER, json=request(image={"shape": [4], "data": [TEXT] * 4}))
         until(lambda: len(computed) == 1)

@@ -186,7 +186,7 @@ def test_without_an_endpoint_opentelemetry_is_not_loaded() -> None:
 def samples() -> dict[str, set[str]]:
     """Every name that a scrape can show, and the labels it can have."""
     found: dict[str, set[str]] = {}
-    for collector in list(Metrics(Engine(1, 0, 1.0)).registry._collector_to_names):
+    for collector in list(Metrics(Engine(1, 0.0)).registry._collector_to_names):
         family = next(iter(collector.collect()))
         endings = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(family.type, [""])
         labels = set(getattr(collector, "_labelnames", ())) or {"device", "kind"}
