@@ -26,6 +26,7 @@ CASES = {
     "224x224x3, 1,024 votes": ("photographs", 1_024),
 }
 CARD = """id = "squeezenet"
+description = "SqueezeNet with random weights."
 [input]
 height = 224
 width = 224
