@@ -56,7 +56,7 @@ train-rotation train-translation: train-%: install
 
 calibrate-rotation: install
 	$(PY) -m service.cli calibrate models/zoo/mnist-rotation/card.toml --data $(DATA) --attack-range 30 \
-		--image-is reference $(TESTED) --seed 51
+		--image-is reference $(TESTED) --seed 61
 	$(PY) -m service.cli calibrate models/zoo/mnist-rotation/card.toml --data $(DATA) --attack-range 30 \
 		--image-is received $(TESTED) --seed 52
 

@@ -1,10 +1,10 @@
 """E, rho_E and q_E of a card on a data set: the distributional bound (Fischer et al. 2020, section 5.1).
 
-Pilot images choose E, and for reference images with Gaussian interpolation also a factor of the image's own sampled
-errors; *other* images are then tested one by one for ``P_beta(max_gamma eps <= E) >= 1 - rho_E``, and the count of
-those that pass gives q_E by Clopper-Pearson. With Gaussian interpolation (``gpu.residual``), and for a rotation
-(``gpu.cover``), the error is bounded over every parameter at once, so all draws of an image pass together; other
-translations are bounded draw by draw, and the image's test has a level that q_E is corrected for.
+Pilot images choose E, and for rotated reference images with Gaussian interpolation also a factor of the image's own
+sampled errors; *other* images are then tested one by one for ``P_beta(max_gamma eps <= E) >= 1 - rho_E``, and the
+count of those that pass gives q_E by Clopper-Pearson. With Gaussian interpolation (``gpu.residual``), and for a
+rotation (``gpu.cover``), the error is bounded over every parameter at once, so all draws of an image pass together;
+other translations are bounded draw by draw, and the image's test has a level that q_E is corrected for.
 The state is kept in a file beside the result, so that a run that was stopped goes on where it was.
 """
 
@@ -36,9 +36,7 @@ from .data import load_mnist
 
 CHUNK = 8
 ANGLES = 61
-"""Sampled attacks of a rotation."""
-SHIFTS_A_PIXEL = 2
-"""The same of a translation, an axis."""
+"""Sampled attacks of a reference image."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,8 @@ class Task:
 
     @property
     def sampled_attacks(self) -> int:
-        """Of a reference image, an axis; see :class:`Calibration`."""
-        if self.image_is != ImageIs.REFERENCE:
-            return 0
-        return ANGLES if self.transformation == "rotation" else 2 * math.ceil(SHIFTS_A_PIXEL * self.attack_range) + 1
+        """Of a reference image that is rotated; see :class:`Calibration`."""
+        return ANGLES if (self.image_is, self.transformation) == (ImageIs.REFERENCE, "rotation") else 0
 
 
 def pilot_errors(
