@@ -22,11 +22,10 @@ CLEAN = ["--image-is", "reference", "--attack-range", "30", "--radii", "0", "10"
 INDIVIDUAL = ["--guarantee", "individual", "--attack", "100"]
 RUNS = {
     "distributional-rotation-30": (ROTATION, "500", ["--guarantee", "distributional", *CLEAN]),
-    "individual-reference-rotation-30": (ROTATION, "500", ["--guarantee", "individual", *CLEAN]),
     "individual-rotation-10": (ROTATION, "100", [*INDIVIDUAL, "--attack-range", "10", "--radii", "0", "5", "10"]),
     "individual-translation-1": (TRANSLATION, "100", [*INDIVIDUAL, "--attack-range", "1", "--radii", "0", "1", "1.41"]),
 }
-"""Result -> model, test images, and the arguments of ``surety evaluate``; the second is no task of the papers."""
+"""Result -> model, test images, and the arguments of ``surety evaluate``."""
 
 
 def main(words: list[str]) -> int:
