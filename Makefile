@@ -14,6 +14,8 @@ TORCH := torch==2.13.0
 # another index to look at for torch, such as the CPU-only wheels of pytorch.org (smaller download)
 TORCH_INDEX ?=
 DATA ?= data
+# processes that test side by side, a file of tests on one of them; auto: as many as there are cores
+WORKERS ?= auto
 TESTED = --pilot-images 1000 --quantile 0.997 --images 4000
 
 .PHONY: help install demo serve test lint pytest audit clean
@@ -44,7 +46,7 @@ lint: install
 	$(VENV)/bin/lint-imports
 
 pytest: install
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test: lint pytest
 
