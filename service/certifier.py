@@ -46,6 +46,8 @@ from .schemas import (
 from .settings import Settings
 
 SECRET_BYTES = 32
+ANSWERING_SECONDS, ANSWERING_SHARE = 0.15, 0.1
+"""How long before its deadline a run's time is up, at most, and as a share of it: for the last batch and the reply."""
 
 P = TypeVar("P", bound=Effort)
 T = TypeVar("T")
@@ -72,7 +74,7 @@ class Task(Generic[P]):
     image: DecodedImage
     clock: StageClock
     deadline: float
-    """Time of ``time.monotonic()``."""
+    """Time of ``time.monotonic()`` at which the run ends with what it has: a little before the request's deadline."""
     seconds: float
     """What it is expected to take."""
     replay: Replay
@@ -151,6 +153,7 @@ class Certifier:
         if milliseconds > most:
             message = f"deadline_ms must be at most {most}, not {milliseconds}"
             raise FieldError(message, field="deadline_ms", maximum=most)
+        seconds = milliseconds / 1000.0
         spec = ImageSpec(takes.height, takes.width, takes.channels, takes.resize_uploads)
         with clock.stage("decode"):
             most_pixels = self._settings.max_image_pixels
@@ -161,7 +164,7 @@ class Certifier:
             data if isinstance(data, bytes) else as_png(data),
             image,
             clock,
-            time.monotonic() + milliseconds / 1000.0 - clock.total,
+            time.monotonic() + seconds - min(ANSWERING_SECONDS, ANSWERING_SHARE * seconds) - clock.total,
             self._costs.expected(chosen.model, chosen.plan),
             Replay(self._noise_key(chosen, image), self._batch_size(chosen.model), self._settings.bound_chunk_bytes),
         )
