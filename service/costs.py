@@ -17,7 +17,7 @@ import numpy as np
 from certification.effort import Effort
 from certification.outcome import Outcome, Prediction
 from certification.plan import CertificationPlan
-from certification.vocabulary import Transformation
+from certification.vocabulary import StoppedBy, Transformation
 from models.registry import LoadedModel, Registry
 from models.votes import BaseClassifierVotes
 
@@ -74,7 +74,10 @@ class Costs:
                 known = self._vote_seconds[model.card.id]
                 spent = (seconds["select"] + seconds["estimate"]) / votes
                 self._vote_seconds[model.card.id] = known + NEWEST * (spent - known)
-                kind.learn("overrun", votes / plan.least_votes(_error_bound(plan, kind)))
+                overrun = votes / plan.least_votes(_error_bound(plan, kind))
+                # A run that was cut short would have needed more.
+                if found.stopped_by is not StoppedBy.DEADLINE or overrun > kind.overrun:
+                    kind.learn("overrun", overrun)
 
 
 def measured(registry: Registry, device: str, batch_size: int | None) -> dict[str, float]:
