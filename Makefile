@@ -45,7 +45,9 @@ lint: install
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 
+# kernels are compiled once, before processes that would each do so begin
 pytest: install
+	$(PY) -c 'from gpu.targets import warm_up; warm_up("cpu")'
 	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test: lint pytest

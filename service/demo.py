@@ -27,7 +27,7 @@ from PIL import Image
 from gpu.warp import round8, transform_image
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
-START_SECONDS = 170.0
+START_SECONDS = 600.0
 DEMOS = (("rotation", 10.0, "degrees"), ("translation", 1.0, "pixels"))
 """Transformation, attack range and its unit."""
 GUARANTEES = ("heuristic", "distributional", "individual")

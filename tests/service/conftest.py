@@ -188,6 +188,8 @@ class Running:
 
 
 Start = Callable[..., AbstractContextManager[Running]]
+COMPILING = 600.0
+"""Seconds to wait where kernels may have to be compiled first, on a slow machine that does more than that."""
 
 
 @pytest.fixture(scope="session")
@@ -206,9 +208,9 @@ def start(zoo: Path) -> Start:
             until(lambda: server.started)
             port = server.servers[0].sockets[0].getsockname()[1]
             url = f"http://127.0.0.1:{port}"
-            with httpx.Client(base_url=url, timeout=60.0) as client:
+            with httpx.Client(base_url=url, timeout=COMPILING) as client:
                 if wait:
-                    until(lambda: client.get("/health/ready").status_code == 200)
+                    until(lambda: client.get("/health/ready").status_code == 200, COMPILING)
                 yield Running(url, client, services)
         finally:
             server.should_exit = True

@@ -27,7 +27,7 @@ from models.votes import BaseClassifierVotes
 from service.cli import main
 from service.errors import ERROR_TABLE
 
-from .conftest import Running, Start, until
+from .conftest import COMPILING, Running, Start, until
 from .pictures import encode, grey
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +71,7 @@ def test_live_but_not_ready_while_loading(start: Start, monkeypatch: pytest.Monk
             assert response.json()["type"] == "urn:surety:problem:not_ready"
             assert int(response.headers["retry-after"]) > 0
         loading.set()
-        until(lambda: server.client.get("/health/ready").status_code == 200)
+        until(lambda: server.client.get("/health/ready").status_code == 200, COMPILING)
         assert server.certify(guarantee="heuristic").status_code == 200
 
 
@@ -197,7 +197,7 @@ def slow_service(zoo: Path, seconds: float, **settings: str) -> Iterator[tuple[s
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: _status(f"{url}/health/ready") == 200)
+        until(lambda: _status(f"{url}/health/ready") == 200, COMPILING)
         yield process, url
     finally:
         process.kill()

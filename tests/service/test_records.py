@@ -39,7 +39,7 @@ from service.signing import Signed, SigningError, SigningKey, canonical
 from service.store import CERTIFICATES, Record, RecordsError, Store
 from service.verification import NotVerified, Verification
 
-from .conftest import Running, Start, until
+from .conftest import COMPILING, Running, Start, until
 from .databases import Postgres, postgres_cluster
 from .pictures import SIDE, encode, grey
 
@@ -522,7 +522,7 @@ def processes(count: int, zoo: Path, **values: Any) -> Iterator[tuple[list[int],
     try:
         children = [int(parent.stdout.readline()) for _ in ports]
         urls = [f"http://127.0.0.1:{port}" for port in ports]
-        until(lambda: all(answers(url) for url in urls))
+        until(lambda: all(answers(url) for url in urls), COMPILING)
         yield children, urls
     finally:
         os.killpg(parent.pid, signal.SIGKILL)
