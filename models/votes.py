@@ -19,6 +19,7 @@ from gpu.lattice import to_lattice
 from gpu.preprocess import AnyOperator
 from gpu.warp import warp_batch
 
+from .batches import SharedBatches, nothing
 from .registry import LoadedModel
 
 BATCH_NUMBERS = {"cpu": 2**20, "cuda": 2**24}
@@ -32,10 +33,6 @@ def default_batch_size(device: str, numbers: int) -> int:
     least, most = BATCH_SIZES[device]
     fitting = max(BATCH_NUMBERS[device] // numbers, 1)
     return min(max(1 << (fitting.bit_length() - 1), least), most)
-
-
-def nothing() -> None:
-    """Let the work go on."""
 
 
 class BaseClassifierVotes:
@@ -59,6 +56,10 @@ class BaseClassifierVotes:
         The P behind which votes are cast; the model's own by default.
     batch_size : int, optional
         Images in one forward pass, which bounds the memory; by default fewer of larger ones.
+    batches : SharedBatches, optional
+        The forward passes of other runs of the same model; then ``batch_size`` is theirs.
+    urgent : bool
+        Whether votes go before those of other runs.
     check : callable
         Called before every batch; may raise to stop the work. ``OutOfTime`` goes on with the votes cast until then.
 
@@ -85,6 +86,8 @@ class BaseClassifierVotes:
         device: str = "cpu",
         operator: AnyOperator | None = None,
         batch_size: int | None = None,
+        batches: SharedBatches | None = None,
+        urgent: bool = False,
         check: Callable[[], None] = nothing,
     ) -> None:
         card = model.card
@@ -94,8 +97,11 @@ class BaseClassifierVotes:
             raise ValueError(f"{card.id} has noise for {card.transformations}, not for {transformation}")
         self.model, self.image, self.transformation, self.device = model, image, transformation, device
         self._operator = operator or model.operator
-        self.batch_size = batch_size or default_batch_size(device, math.prod(self._shape))
-        self.check = check
+        self._batches = batches or SharedBatches(
+            model.network, self.classes, batch_size or default_batch_size(device, math.prod(self._shape))
+        )
+        self.batch_size = self._batches.batch_size
+        self._urgent, self.check = urgent, check
         self._generator = np.random.Generator(np.random.Philox(key=_words(key, b"parameters", 16)))
         self._noise_key = _words(key, b"pixels", 8)
         dimensions = 1 if transformation is Transformation.ROTATION else 2
@@ -165,16 +171,15 @@ class BaseClassifierVotes:
             owners = np.searchsorted(ends, row, side="right")
             votes = first_votes[owners] + row - (ends - counts)[owners]
             distinct, places = np.unique(owners, return_inverse=True)
-            batch = torch.zeros((self.batch_size, *self._shape), device=self.device)
-            filled = batch[: len(row)]
+            images = torch.zeros((len(row), *self._shape), device=self.device)
             if self.transformation is Transformation.L2:
-                self._fill_lattice(filled, draws[owners], votes)
+                self._fill_lattice(images, draws[owners], votes)
             else:
-                filled[:] = self._warped(self._parameters[draws[distinct]])[torch.from_numpy(places).to(self.device)]
+                images[:] = self._warped(self._parameters[draws[distinct]])[torch.from_numpy(places).to(self.device)]
                 if pixel_noise:
                     sigma = self.model.card.noise.sigma_delta
-                    noise.launch(self._noise_key, draws[owners], votes, sigma, self._buffer(filled), self.device)
-            yield self._classify(batch, len(row)), torch.from_numpy(owners).to(self.device)
+                    noise.launch(self._noise_key, draws[owners], votes, sigma, self._buffer(images), self.device)
+            yield self._classify(images), torch.from_numpy(owners).to(self.device)
 
     def _warped(self, parameters: NDArray[np.float64]) -> Tensor:
         """``P T_beta x`` [N, C, h, w] on the device."""
@@ -202,12 +207,11 @@ class BaseClassifierVotes:
         """What a kernel can write to."""
         return tensor.numpy() if self.device == "cpu" else tensor
 
-    @torch.inference_mode()
-    def _classify(self, batch: Tensor, count: int) -> Tensor:
-        """Classes [count] of the first images of a batch; ``classes`` means none."""
-        logits = self.model.network(batch.contiguous(memory_format=torch.channels_last))[:count]
-        self.votes += count
-        return torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), self.classes)
+    def _classify(self, images: Tensor) -> Tensor:
+        """Classes [n] of at most a batch of images; ``classes`` means none."""
+        labels = self._batches.classify(images, urgent=self._urgent, check=self.check)
+        self.votes += len(images)
+        return labels
 
 
 def _words(key: bytes, purpose: bytes, size: int) -> int:

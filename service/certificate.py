@@ -16,7 +16,8 @@ from certification import __version__
 from certification.plan import CertificationPlan
 from certification.vocabulary import StoppedBy
 
-from .certifier import Replay, Task
+from .certifier import Task
+from .computing import Replay
 from .schemas import CertifyReply
 
 SCHEMA: Literal[1] = 1

@@ -8,27 +8,20 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, TypeVar
-
-import torch
 
 from certification import __version__
 from certification.effort import Effort
 from certification.outcome import Certified, ErrorBoundSummary, Outcome, Prediction
 from certification.plan import CertificationPlan, PredictPlan
-from certification.procedures import certify, predict
-from certification.protocols import ErrorBoundSource
-from certification.vocabulary import OutOfTime, Transformation
-from gpu.cells import BoundSettings
-from gpu.preprocess import AnyOperator
-from models.error_bounds import ImageErrorBounds
+from certification.vocabulary import Transformation
 from models.registry import LoadedModel, Registry
-from models.votes import BaseClassifierVotes, default_batch_size
+from models.votes import default_batch_size
 
 from .clock import StageClock
-from .costs import Costs, measured
+from .computing import Computed, Computer, Order, Replay
+from .costs import Costs
 from .engine import Cancellation
 from .errors import FieldError
 from .images import DecodedImage, ImageSpec, as_png, decode
@@ -50,18 +43,6 @@ ANSWERING_SECONDS, ANSWERING_SHARE = 0.15, 0.1
 """How long before its deadline a run's time is up, at most, and as a share of it: for the last batch and the reply."""
 
 P = TypeVar("P", bound=Effort)
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Replay:
-    """What else an answer follows from, to the last bit: the noise, and the sizes that work is cut into."""
-
-    key: bytes
-    batch_size: int
-    bound_chunk_bytes: int
-    votes: int | None = None
-    """Of a run whose time was up: how many there had been; None: it ended by itself."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +64,17 @@ class Task(Generic[P]):
 class Certifier:
     """Answers requests with the loaded models; ``prepare_*`` is cheap and refuses, the others compute."""
 
-    def __init__(self, registry: Registry, device: str, settings: Settings, metrics: Metrics) -> None:
-        self.registry, self.device = registry, device
+    def __init__(self, registry: Registry, computer: Computer, settings: Settings, metrics: Metrics) -> None:
+        self.registry, self._computer = registry, computer
         self._settings, self._metrics = settings, metrics
         self._planner = Planner(registry, settings.max_votes)
-        self._costs = Costs(measured(registry, device, settings.batch_size))
+        self._costs = Costs(computer.vote_seconds())
         self._secret = secrets.token_bytes(SECRET_BYTES)
+
+    @property
+    def device(self) -> str:
+        """What computes: ``cpu`` or ``cuda``."""
+        return self._computer.device
 
     def prepare_certify(self, fields: CertifyFields, data: bytes | DecodedImage) -> Task[CertificationPlan]:
         """Plan and decode."""
@@ -102,22 +88,25 @@ class Certifier:
         """Decode, for a run that was made before."""
         return replace(self._prepare(chosen, None, data), replay=replay)
 
-    def certify(self, task: Task[CertificationPlan], cancellation: Cancellation) -> CertifyReply:
-        """Compute a certificate; on a worker thread."""
-        outcome = self.run(task, cancellation)
+    def certify(
+        self, task: Task[CertificationPlan], cancellation: Cancellation
+    ) -> tuple[Task[CertificationPlan], CertifyReply]:
+        """Compute a certificate; on a worker thread. The task comes back as it was computed, see :meth:`run`."""
+        task, outcome = self.run(task, cancellation)
         self._metrics.observe_certificate(outcome)
-        return self.reply(task, outcome)
+        return task, self.reply(task, outcome)
 
-    def run(self, task: Task[CertificationPlan], cancellation: Cancellation) -> Outcome:
-        """Make the votes of a certificate; on a worker thread."""
-        plan, clock = task.plan, task.clock
-        clock.check = cancellation.check
-        votes, limit = self._votes(task, task.model.measured_through(plan)), task.replay.votes
-        if limit is not None:
-            votes.check = lambda: _stop_after(limit, votes, cancellation)
-            if limit == 0:
-                clock.check = votes.check
-        return _on_device(lambda: certify(plan, votes, self._error_bounds(task), clock.stage))
+    def run(
+        self, task: Task[CertificationPlan], cancellation: Cancellation
+    ) -> tuple[Task[CertificationPlan], Outcome]:
+        """Make the votes of a certificate; on a worker thread.
+
+        The task comes back with the sizes that its work was cut into, which a shortage of memory may have changed.
+        """
+        computed = self._compute(task, cancellation)
+        if isinstance(computed.found, Prediction):
+            raise TypeError("a certificate was ordered, a prediction came")
+        return replace(task, replay=computed.replay), computed.found
 
     def reply(self, task: Task[CertificationPlan], outcome: Outcome) -> CertifyReply:
         """What is said of an outcome."""
@@ -141,11 +130,20 @@ class Certifier:
 
     def predict(self, task: Task[PredictPlan], cancellation: Cancellation) -> PredictReply:
         """Compute a prediction; on a worker thread."""
-        plan, clock = task.plan, task.clock
-        clock.check = cancellation.check
-        prediction = _on_device(lambda: predict(plan, self._votes(task, task.model.operator), clock.stage))
-        self._metrics.observe_prediction(plan, prediction)
+        prediction = self._compute(task, cancellation).found
+        if not isinstance(prediction, Prediction):
+            raise TypeError("a prediction was ordered, a certificate came")
+        self._metrics.observe_prediction(task.plan, prediction)
         return PredictReply(**self._answer(task, prediction), reason=prediction.reason)
+
+    def _compute(self, task: Task[P], cancellation: Cancellation) -> Computed:
+        order = Order(
+            task.model.card.id, task.model.digest, task.plan, task.image.pixels, task.replay,
+            urgent=task.seconds <= self._settings.short_seconds,
+        )  # fmt: skip
+        computed = self._computer.compute(order, cancellation)
+        task.clock.add(computed.seconds, computed.spans)
+        return computed
 
     def _prepare(self, chosen: Chosen[P], deadline_ms: int | None, data: bytes | DecodedImage) -> Task[P]:
         clock, takes = StageClock(), chosen.model.card.input
@@ -173,18 +171,6 @@ class Certifier:
         numbers = model.card.input.channels * math.prod(model.operator.output_shape)
         return self._settings.batch_size or default_batch_size(self.device, numbers)
 
-    def _votes(self, task: Task[P], operator: AnyOperator) -> BaseClassifierVotes:
-        return BaseClassifierVotes(
-            task.model,
-            task.image.pixels,
-            task.plan.transformation,
-            key=task.replay.key,
-            device=self.device,
-            operator=operator,
-            batch_size=task.replay.batch_size,
-            check=task.clock.check,
-        )
-
     def _noise_key(self, chosen: Chosen[P], image: DecodedImage) -> bytes:
         """The same request gets the same noise, which nobody outside can foresee (docs/guarantees.md, B.7).
 
@@ -198,13 +184,6 @@ class Certifier:
         }
         message = json.dumps(asked, sort_keys=True, default=str).encode()
         return hmac.digest(self._secret, message, "sha256")
-
-    def _error_bounds(self, task: Task[CertificationPlan]) -> ErrorBoundSource:
-        # The stages of the clock look at the cancellation.
-        return ImageErrorBounds(
-            task.model, task.image.pixels, task.plan.attack_range, task.plan.image_is,
-            BoundSettings(chunk_bytes=task.replay.bound_chunk_bytes), self.device, task.clock.stage,
-        )  # fmt: skip
 
     def _answer(self, task: Task[P], found: Outcome | Prediction) -> dict[str, Any]:
         """The part that both replies share."""
@@ -231,21 +210,6 @@ class Certifier:
             "version": __version__,
             "seconds": SecondsReply(**clock.seconds, total=clock.total),
         }
-
-
-def _stop_after(limit: int, votes: BaseClassifierVotes, cancellation: Cancellation) -> None:
-    """What a run that is made again looks at instead of the time."""
-    cancellation.check()
-    if votes.votes >= limit:
-        raise OutOfTime
-
-
-def _on_device(work: Callable[[], T]) -> T:
-    """Run; a device without memory is a shortage like the host's."""
-    try:
-        return work()
-    except torch.OutOfMemoryError as error:
-        raise MemoryError from error
 
 
 def _about_resizing(image: DecodedImage) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 STAGES = ("decode", "inverse", "bound", "select", "estimate")
@@ -31,6 +31,12 @@ class StageClock:
     def total(self) -> float:
         """Seconds since the clock was made."""
         return time.monotonic() - self._begun
+
+    def add(self, seconds: Mapping[str, float], spans: Mapping[str, tuple[float, float]]) -> None:
+        """Take stages that another clock has measured."""
+        for name, spent in seconds.items():
+            self.seconds[name] += spent
+        self.spans |= spans
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

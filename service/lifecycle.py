@@ -11,6 +11,7 @@ from models.card import CardError
 from models.registry import load_registry
 
 from .certifier import Certifier
+from .computing import LocalComputer
 from .errors import NotReadyError
 from .metrics import Metrics
 from .records import Records
@@ -65,7 +66,8 @@ class Lifecycle:
         else:
             for model in registry.models.values():
                 self._metrics.observe_model(model)
-            self._certifier = Certifier(registry, device, self._settings, self._metrics)
+            computer = LocalComputer(registry, device, self._settings.batch_size)
+            self._certifier = Certifier(registry, computer, self._settings, self._metrics)
             self._metrics.ready.set(1)
             logger.info("ready on %s: %s", device, ", ".join(sorted(registry.models)))
 

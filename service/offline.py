@@ -13,6 +13,7 @@ from models.card import CardError
 from models.registry import load_registry
 
 from .certifier import Certifier
+from .computing import LocalComputer
 from .engine import Cancellation, Engine
 from .errors import RequestError
 from .metrics import Metrics
@@ -62,7 +63,8 @@ def _verify(arguments: argparse.Namespace) -> VerifyReply:
     except (AttributeError, DeviceError):
         device = "cpu"
     metrics = Metrics(Engine(1, 0.0))
-    certifier = Certifier(load_registry([settings.zoo], device), device, settings, metrics)
+    registry = load_registry([settings.zoo], device)
+    certifier = Certifier(registry, LocalComputer(registry, device), settings, metrics)
     try:
         verification = Verification(signed, certifier, trusted)
         try:

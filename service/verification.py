@@ -88,7 +88,7 @@ class Verification:
     def replay(self, task: Task[CertificationPlan], cancellation: Cancellation) -> VerifyReply:
         """Make the run again and compare every number of the answer; on a worker thread."""
         try:
-            outcome = self._certifier.run(task, cancellation)
+            task, outcome = self._certifier.run(task, cancellation)
         except CertificationError as error:
             return self._reply(f"the run cannot be made: {error}", [])
         made = reply_document(self._certifier.reply(task, outcome))

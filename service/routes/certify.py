@@ -39,6 +39,6 @@ def certified(services: Services, task: Task[CertificationPlan], cancellation: C
     """Compute a certificate and store it; on a worker thread."""
     certifier, records = services.lifecycle.certifier, services.records
     records.check()
-    reply = certifier.certify(task, cancellation)
+    task, reply = certifier.certify(task, cancellation)
     cancellation.check_wanted()
     return records.keep(task, reply, certifier.device)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import service.certifier
+import service.computing
 from models.votes import BaseClassifierVotes
 
 from .conftest import Running, Start, until
@@ -36,7 +36,7 @@ class Slow:
         class SlowVotes(BaseClassifierVotes):
             _classify = slowly  # type: ignore[assignment]
 
-        monkeypatch.setattr(service.certifier, "BaseClassifierVotes", SlowVotes)
+        monkeypatch.setattr(service.computing, "BaseClassifierVotes", SlowVotes)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-import service.certifier
+import service.computing
 import service.tracing
 from service.engine import Engine
 from service.logs import continue_trace, log_handler
@@ -76,7 +76,7 @@ def test_lines_about_failures_name_the_request_too(server: Running, monkeypatch:
     def broken(*_: Any) -> None:
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr(service.certifier, "certify", broken)
+    monkeypatch.setattr(service.computing, "certify", broken)
     with captured("json") as stream:
         request_id = server.certify().headers["x-request-id"]
         failure, access = lines_of(stream, request_id)

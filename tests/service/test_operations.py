@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-import service.certifier
+import service.computing
 import service.lifecycle
 from certification import __version__
 from gpu.targets import DeviceError
@@ -43,7 +43,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
             event.wait(30)
             return super().class_counts(n, pixel_noise=pixel_noise)
 
-    monkeypatch.setattr(service.certifier, "BaseClassifierVotes", WaitingVotes)
+    monkeypatch.setattr(service.computing, "BaseClassifierVotes", WaitingVotes)
     yield event
     event.set()
 
@@ -137,7 +137,7 @@ def test_an_unforeseen_error_says_nothing(server: Running, monkeypatch: pytest.M
     def broken(*_: Any) -> None:
         raise RuntimeError("secret of the house")
 
-    monkeypatch.setattr(service.certifier, "certify", broken)
+    monkeypatch.setattr(service.computing, "certify", broken)
     response = server.certify()
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
@@ -151,7 +151,7 @@ def test_a_shortage_of_memory_is_503(server: Running, monkeypatch: pytest.Monkey
     def greedy(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(service.certifier, "certify", greedy)
+    monkeypatch.setattr(service.computing, "certify", greedy)
     response = server.certify()
     assert (response.status_code, response.json()["type"]) == (503, "urn:surety:problem:out_of_memory")
 
@@ -169,7 +169,7 @@ def test_failing_to_load_is_told_once(start: Start, monkeypatch: pytest.MonkeyPa
 
 SLOW = """
 import sys, time
-import service.certifier, service.lifecycle
+import service.computing, service.lifecycle
 from models.votes import BaseClassifierVotes
 from service.cli import main
 
@@ -178,7 +178,7 @@ class Slow(BaseClassifierVotes):
         time.sleep(float(sys.argv[1]))
         return super().class_counts(n, pixel_noise=pixel_noise)
 
-service.certifier.BaseClassifierVotes = Slow
+service.computing.BaseClassifierVotes = Slow
 service.lifecycle.warm_up = lambda *what: None
 sys.exit(main(["serve", "--port", sys.argv[2]]))
 """

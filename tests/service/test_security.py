@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-import service.certifier
+import service.computing
 import service.keys
 from certification import __version__
 from service.access import NEEDED, OPEN, Meter, check_exposure, is_loopback
@@ -428,7 +428,7 @@ def test_every_answer_carries_the_headers(guarded: Running, monkeypatch: pytest.
     def broken(*_: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(service.certifier, "certify", broken)
+    monkeypatch.setattr(service.computing, "certify", broken)
     answers = {
         200: server.client.get("/v1/models"),
         204: server.client.options("/v1/models"),
@@ -511,8 +511,8 @@ def test_heads_that_trickle_are_cut_off_and_others_are_served_meanwhile(start: S
 
 def test_a_slow_answer_is_no_slow_client(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
-    certify = service.certifier.certify
-    monkeypatch.setattr(service.certifier, "certify", lambda *what: (gate.wait(30), certify(*what))[1])
+    certify = service.computing.certify
+    monkeypatch.setattr(service.computing, "certify", lambda *what: (gate.wait(30), certify(*what))[1])
     with start(head_seconds=2.0) as server:
         threading.Timer(3.0, gate.set).start()
         answer = httpx.post(f"{server.url}/v1/certify", files={"image": ("image", IMAGE)}, timeout=60)

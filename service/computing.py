@@ -1,0 +1,197 @@
+"""Where runs are made: the boundary between a server that answers requests and what computes for it.
+
+An order says everything that an answer follows from and can be sent to another process; what comes back is the answer
+of ``certification`` with the seconds it took. :class:`LocalComputer` computes in this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from certification.effort import Effort
+from certification.outcome import Outcome, Prediction
+from certification.plan import CertificationPlan, PredictPlan
+from certification.procedures import certify, predict
+from certification.vocabulary import OutOfTime
+from gpu.cells import BoundSettings
+from models.batches import SharedBatches
+from models.error_bounds import ImageErrorBounds
+from models.registry import LoadedModel, Registry
+from models.votes import BaseClassifierVotes
+
+from .clock import StageClock
+from .costs import measured
+from .engine import Cancellation
+
+logger = logging.getLogger("surety")
+
+LEAST_CHUNK_BYTES = 2**20
+CPU_SHORTAGE = "DefaultCPUAllocator"
+"""In the message of torch's error for a shortage of the host's memory, which has no class of its own."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What else an answer follows from, to the last bit: the noise, and the sizes that work is cut into."""
+
+    key: bytes
+    batch_size: int
+    bound_chunk_bytes: int
+    votes: int | None = None
+    """Of a run whose time was up: how many there had been; None: it ended by itself."""
+
+    def halved(self) -> Replay | None:
+        """The same noise in smaller pieces; None where they cannot be smaller."""
+        if self.batch_size == 1:
+            return None
+        chunk = max(self.bound_chunk_bytes // 2, LEAST_CHUNK_BYTES)
+        return replace(self, batch_size=self.batch_size // 2, bound_chunk_bytes=chunk)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run: ``plan`` for the image ``pixels`` [H, W, C] float32 in [0, 1] and the model of that id and digest."""
+
+    model: str
+    digest: str
+    plan: Effort
+    pixels: NDArray[np.float32]
+    replay: Replay
+    urgent: bool = False
+    """Whether its votes go before those of other runs."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What came of an order; ``replay`` is its own but for sizes that had to be smaller."""
+
+    found: Outcome | Prediction
+    replay: Replay
+    seconds: Mapping[str, float]
+    spans: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """As :class:`~service.clock.StageClock` has them."""
+
+
+class Computer(Protocol):
+    """Makes runs on one device; from any number of threads."""
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+
+    def vote_seconds(self) -> Mapping[str, float]:
+        """Seconds of a vote by model id, measured now."""
+
+    def compute(self, order: Order, cancellation: Cancellation) -> Computed:
+        """Make a run; looks at the cancellation between batches, and ends early with what it has if time is up.
+
+        Raises
+        ------
+        Cancelled
+        CertificationError
+            If the run cannot be made as planned.
+        MemoryError
+            If it fits in no size of batches.
+        """
+
+
+class LocalComputer:
+    """Computes in this process, on the networks of a registry.
+
+    Parameters
+    ----------
+    registry : Registry
+        Loaded for ``device``.
+    device : {"cpu", "cuda"}
+    batch_size : int, optional
+        As :class:`~service.settings.Settings` says.
+    """
+
+    def __init__(self, registry: Registry, device: str, batch_size: int | None = None) -> None:
+        self.registry, self.device, self._batch_size = registry, device, batch_size
+        self._batches: dict[tuple[str, int], SharedBatches] = {}
+        self._lock = threading.Lock()
+
+    def vote_seconds(self) -> Mapping[str, float]:
+        """See :class:`Computer`."""
+        return measured(self.registry, self.device, self._batch_size)
+
+    def compute(self, order: Order, cancellation: Cancellation) -> Computed:
+        """See :class:`Computer`."""
+        while True:
+            try:
+                return self._compute(order, cancellation)
+            except (MemoryError, RuntimeError) as error:
+                if not is_shortage(error):
+                    raise
+                smaller = order.replay.halved()
+                if smaller is None:
+                    raise MemoryError from error
+                logger.warning("out of memory: %s goes on with batches of %d", order.model, smaller.batch_size)
+            # Not in the handler, whose traceback holds on to the memory. The run begins again, so that all its votes
+            # are of one classifier: logits can depend on the batch size.
+            order = replace(order, replay=smaller)
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+
+    def _compute(self, order: Order, cancellation: Cancellation) -> Computed:
+        model, plan, clock = self.registry.get(order.model), order.plan, StageClock(cancellation.check)
+        found: Outcome | Prediction
+        if isinstance(plan, CertificationPlan):
+            votes, limit = self._votes(model, order, cancellation), order.replay.votes
+            if limit is not None:
+                votes.check = lambda: _stop_after(limit, votes, cancellation)
+                if limit == 0:
+                    clock.check = votes.check
+            bounds = ImageErrorBounds(
+                model, order.pixels, plan.attack_range, plan.image_is,
+                BoundSettings(chunk_bytes=order.replay.bound_chunk_bytes), self.device, clock.stage,
+            )  # fmt: skip
+            found = certify(plan, votes, bounds, clock.stage)
+        elif isinstance(plan, PredictPlan):
+            found = predict(plan, self._votes(model, order, cancellation), clock.stage)
+        else:
+            raise TypeError(f"no run for a {type(plan).__name__}")
+        return Computed(found, order.replay, clock.seconds, clock.spans)
+
+    def _votes(self, model: LoadedModel, order: Order, cancellation: Cancellation) -> BaseClassifierVotes:
+        plan = order.plan
+        return BaseClassifierVotes(
+            model,
+            order.pixels,
+            plan.transformation,
+            key=order.replay.key,
+            device=self.device,
+            operator=model.measured_through(plan) if isinstance(plan, CertificationPlan) else model.operator,
+            batches=self._shared(model, order.replay.batch_size),
+            urgent=order.urgent,
+            check=cancellation.check,
+        )
+
+    def _shared(self, model: LoadedModel, batch_size: int) -> SharedBatches:
+        """The forward passes of a model; one object for all runs with the same size of batches."""
+        with self._lock:
+            known = (model.card.id, batch_size)
+            if known not in self._batches:
+                self._batches[known] = SharedBatches(model.network, len(model.card.class_names), batch_size)
+            return self._batches[known]
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that the host's or the device's memory is out."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_SHORTAGE in str(error)
+
+
+def _stop_after(limit: int, votes: BaseClassifierVotes, cancellation: Cancellation) -> None:
+    """What a run that is made again looks at instead of the time."""
+    cancellation.check()
+    if votes.votes >= limit:
+        raise OutOfTime
