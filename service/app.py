@@ -73,6 +73,7 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
         yield
         engine.abort()
         engine.close()
+        services.lifecycle.close()
         records.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)

@@ -20,7 +20,7 @@ from models.registry import LoadedModel, Registry
 from models.votes import default_batch_size
 
 from .clock import StageClock
-from .computing import Computed, Computer, Order, Replay
+from .computing import Computed, Computer, Machine, Order, Replay
 from .costs import Costs
 from .engine import Cancellation
 from .errors import FieldError
@@ -71,10 +71,14 @@ class Certifier:
         self._costs = Costs(computer.vote_seconds())
         self._secret = secrets.token_bytes(SECRET_BYTES)
 
+    def check_ready(self) -> None:
+        """Raise :class:`NotReadyError` while runs have to wait."""
+        self._computer.check_ready()
+
     @property
-    def device(self) -> str:
-        """What computes: ``cpu`` or ``cuda``."""
-        return self._computer.device
+    def machine(self) -> Machine:
+        """What computes."""
+        return self._computer.machine
 
     def prepare_certify(self, fields: CertifyFields, data: bytes | DecodedImage) -> Task[CertificationPlan]:
         """Plan and decode."""
@@ -96,9 +100,7 @@ class Certifier:
         self._metrics.observe_certificate(outcome)
         return task, self.reply(task, outcome)
 
-    def run(
-        self, task: Task[CertificationPlan], cancellation: Cancellation
-    ) -> tuple[Task[CertificationPlan], Outcome]:
+    def run(self, task: Task[CertificationPlan], cancellation: Cancellation) -> tuple[Task[CertificationPlan], Outcome]:
         """Make the votes of a certificate; on a worker thread.
 
         The task comes back with the sizes that its work was cut into, which a shortage of memory may have changed.
@@ -169,7 +171,7 @@ class Certifier:
 
     def _batch_size(self, model: LoadedModel) -> int:
         numbers = model.card.input.channels * math.prod(model.operator.output_shape)
-        return self._settings.batch_size or default_batch_size(self.device, numbers)
+        return self._settings.batch_size or default_batch_size(self.machine.device, numbers)
 
     def _noise_key(self, chosen: Chosen[P], image: DecodedImage) -> bytes:
         """The same request gets the same noise, which nobody outside can foresee (docs/guarantees.md, B.7).

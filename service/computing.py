@@ -7,6 +7,7 @@ of ``certification`` with the seconds it took. :class:`LocalComputer` computes i
 from __future__ import annotations
 
 import logging
+import platform
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numba.cuda.cudadrv.driver import CudaAPIError
 from numpy.typing import NDArray
 
 from certification.effort import Effort
@@ -36,6 +38,8 @@ logger = logging.getLogger("surety")
 LEAST_CHUNK_BYTES = 2**20
 CPU_SHORTAGE = "DefaultCPUAllocator"
 """In the message of torch's error for a shortage of the host's memory, which has no class of its own."""
+CUDA_SHORTAGE = 2
+"""Code of numba's error for a shortage of the device's memory."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,44 @@ class Computed:
     """As :class:`~service.clock.StageClock` has them."""
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What computes: on other hardware, the last bits of a logit may differ.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda"}
+    processor : str
+    threads : int
+        Of one forward pass, on the CPU.
+    """
+
+    device: str
+    processor: str
+    threads: int
+
+    @classmethod
+    def here(cls, device: str) -> Machine:
+        """This process on a device."""
+        if device == "cuda":
+            processor = torch.cuda.get_device_name()
+        else:
+            processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        return cls(device, processor, torch.get_num_threads())
+
+
 class Computer(Protocol):
-    """Makes runs on one device; from any number of threads."""
+    """Makes runs on one machine; from any number of threads."""
 
     @property
-    def device(self) -> str:
-        """``cpu`` or ``cuda``."""
+    def machine(self) -> Machine:
+        """What computes."""
+
+    def check_ready(self) -> None:
+        """Raise :class:`NotReadyError` while runs have to wait."""
+
+    def close(self) -> None:
+        """Compute no more."""
 
     def vote_seconds(self) -> Mapping[str, float]:
         """Seconds of a vote by model id, measured now."""
@@ -116,20 +152,27 @@ class LocalComputer:
     """
 
     def __init__(self, registry: Registry, device: str, batch_size: int | None = None) -> None:
-        self.registry, self.device, self._batch_size = registry, device, batch_size
+        self.registry, self._batch_size = registry, batch_size
+        self.machine = Machine.here(device)
         self._batches: dict[tuple[str, int], SharedBatches] = {}
         self._lock = threading.Lock()
 
+    def check_ready(self) -> None:
+        """Always."""
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
+
     def vote_seconds(self) -> Mapping[str, float]:
         """See :class:`Computer`."""
-        return measured(self.registry, self.device, self._batch_size)
+        return measured(self.registry, self.machine.device, self._batch_size)
 
     def compute(self, order: Order, cancellation: Cancellation) -> Computed:
         """See :class:`Computer`."""
         while True:
             try:
                 return self._compute(order, cancellation)
-            except (MemoryError, RuntimeError) as error:
+            except Exception as error:
                 if not is_shortage(error):
                     raise
                 smaller = order.replay.halved()
@@ -139,7 +182,7 @@ class LocalComputer:
             # Not in the handler, whose traceback holds on to the memory. The run begins again, so that all its votes
             # are of one classifier: logits can depend on the batch size.
             order = replace(order, replay=smaller)
-            if self.device == "cuda":
+            if self.machine.device == "cuda":
                 torch.cuda.empty_cache()
 
     def _compute(self, order: Order, cancellation: Cancellation) -> Computed:
@@ -153,7 +196,7 @@ class LocalComputer:
                     clock.check = votes.check
             bounds = ImageErrorBounds(
                 model, order.pixels, plan.attack_range, plan.image_is,
-                BoundSettings(chunk_bytes=order.replay.bound_chunk_bytes), self.device, clock.stage,
+                BoundSettings(chunk_bytes=order.replay.bound_chunk_bytes), self.machine.device, clock.stage,
             )  # fmt: skip
             found = certify(plan, votes, bounds, clock.stage)
         elif isinstance(plan, PredictPlan):
@@ -169,7 +212,7 @@ class LocalComputer:
             order.pixels,
             plan.transformation,
             key=order.replay.key,
-            device=self.device,
+            device=self.machine.device,
             operator=model.measured_through(plan) if isinstance(plan, CertificationPlan) else model.operator,
             batches=self._shared(model, order.replay.batch_size),
             urgent=order.urgent,
@@ -187,6 +230,8 @@ class LocalComputer:
 
 def is_shortage(error: BaseException) -> bool:
     """Whether an error says that the host's or the device's memory is out."""
+    if isinstance(error, CudaAPIError):
+        return bool(error.code == CUDA_SHORTAGE)
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_SHORTAGE in str(error)
 
 

@@ -51,6 +51,16 @@ class Cancellation:
         """Ask the run to answer with what it has."""
         self.deadline = -math.inf
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self._event.is_set()
+
+    @property
+    def is_hurried(self) -> bool:
+        """Whether the run was asked to answer with what it has."""
+        return self.deadline == -math.inf
+
     def check_wanted(self) -> None:
         """Raise :class:`Cancelled` if the run was asked to stop."""
         if self._event.is_set():

@@ -113,6 +113,14 @@ class NotReadyError(RequestError):
     """Models are being loaded, or loading failed."""
 
 
+class DeviceFailedError(RequestError):
+    """The device failed while it computed this."""
+
+
+class PoisonedError(RequestError):
+    """The worker process died twice under this very request."""
+
+
 class DrainingError(RequestError):
     """The server is shutting down."""
 
@@ -169,6 +177,8 @@ ERROR_TABLE: Mapping[type[Exception], Kind] = {
     PlanError: Kind(422, "cannot_certify", "This request can never yield a certificate"),
     OverloadedError: Kind(429, "overloaded", "The server is busy"),
     NotReadyError: Kind(503, "not_ready", "The server is not ready"),
+    DeviceFailedError: Kind(503, "device_failed", "The device failed"),
+    PoisonedError: Kind(422, "poisoned", "This request brings the worker down"),
     DrainingError: Kind(503, "draining", "The server is shutting down"),
     ClientGoneError: Kind(499, "client_gone", "The client closed the connection"),
     UnauthenticatedError: Kind(401, "unauthenticated", "A valid API key is needed"),

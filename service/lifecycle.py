@@ -6,17 +6,19 @@ import logging
 import threading
 from collections.abc import Callable
 
-from gpu.targets import DeviceError, select_device, warm_up
+from gpu.targets import DeviceError
 from models.card import CardError
-from models.registry import load_registry
+from models.registry import Registry, load_registry
 
 from .certifier import Certifier
-from .computing import LocalComputer
+from .computing import Computer
 from .errors import NotReadyError
 from .metrics import Metrics
 from .records import Records
 from .settings import Settings
 from .store import RecordsError
+from .supervisor import Supervisor, WorkerError
+from .worker import load
 
 logger = logging.getLogger("surety")
 
@@ -37,6 +39,7 @@ class Lifecycle:
         self._settings, self._metrics, self._records = settings, metrics, records
         self._on_failure = on_failure
         self._certifier: Certifier | None = None
+        self._computer: Computer | None = None
         self.failure: str | None = None
 
     def start(self) -> None:
@@ -45,20 +48,25 @@ class Lifecycle:
 
     @property
     def certifier(self) -> Certifier:
-        """The certifier; raises :class:`NotReadyError` before there is one."""
+        """The certifier; raises :class:`NotReadyError` before there is one, and while its worker is started again."""
         if self._certifier is not None:
+            self._certifier.check_ready()
             return self._certifier
         if self.failure is not None:
             raise NotReadyError("the server could not load its models and is stopping")
         raise NotReadyError("models are being loaded and kernels compiled", retry_after_seconds=5)
 
+    def close(self) -> None:
+        """End what computes."""
+        if self._computer is not None:
+            self._computer.close()
+
     def _load(self) -> None:
         try:
             self._records.open()
-            device = select_device(self._settings.device)
-            registry = load_registry([self._settings.zoo], device)
-            warm_up(device, {model.card.preprocessing.interpolation for model in registry.models.values()})
-        except (CardError, DeviceError, RecordsError) as error:
+            registry, self._computer = self._start()
+            self._certifier = Certifier(registry, self._computer, self._settings, self._metrics)
+        except (CardError, DeviceError, RecordsError, WorkerError) as error:
             self._fail(str(error))
         except Exception as error:
             logger.exception("loading failed")
@@ -66,10 +74,23 @@ class Lifecycle:
         else:
             for model in registry.models.values():
                 self._metrics.observe_model(model)
-            computer = LocalComputer(registry, device, self._settings.batch_size)
-            self._certifier = Certifier(registry, computer, self._settings, self._metrics)
             self._metrics.ready.set(1)
-            logger.info("ready on %s: %s", device, ", ".join(sorted(registry.models)))
+            logger.info("ready on %s: %s", self._computer.machine.device, ", ".join(sorted(registry.models)))
+
+    def _start(self) -> tuple[Registry, Computer]:
+        """The models, for what is asked of them, and what computes; in a process of its own it has them twice."""
+        settings, metrics = self._settings, self._metrics
+        if settings.worker == "thread":
+            local = load(settings.zoo, settings.device, settings.batch_size)
+            return local.registry, local
+        registry = load_registry([settings.zoo], "cpu")
+        computer = Supervisor(
+            settings, on_ready=metrics.ready.set, on_death=lambda cause: metrics.worker_deaths.labels(cause).inc()
+        )
+        metrics.device_memory.worker = computer
+        self._computer = computer
+        computer.start()
+        return registry, computer
 
     def _fail(self, message: str) -> None:
         self.failure = message

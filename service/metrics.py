@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from resource import getpagesize
+from typing import Protocol
 
 import torch
 from prometheus_client import (
@@ -34,22 +35,51 @@ RESIDENT_PAGES = 1
 """Field of /proc/self/statm."""
 
 
+class Worker(Protocol):
+    """A process that computes for this one."""
+
+    @property
+    def process_id(self) -> int | None:
+        """None while there is none."""
+
+    @property
+    def device_memory(self) -> Mapping[str, int]:
+        """Bytes of the device in use, by kind."""
+
+
 class DeviceMemory(Collector):
-    """Bytes in use, read at each scrape: of the process (cpu), and of torch and the whole device (cuda)."""
+    """Bytes in use: of the processes (cpu), read at each scrape, and of torch and the whole device (cuda).
+
+    Attributes
+    ----------
+    worker : Worker or None
+        Has the device, if it is not this process.
+    """
+
+    worker: Worker | None = None
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauge's samples now."""
         family = GaugeMetricFamily("surety_device_memory_bytes", "Memory in use.", labels=["device", "kind"])
-        statm = Path("/proc/self/statm")
-        if statm.exists():
-            pages = int(statm.read_text().split()[RESIDENT_PAGES])
-            family.add_metric(["cpu", "resident"], pages * getpagesize())
-        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        family.add_metric(["cpu", "resident"], resident("self"))
+        if self.worker is not None:
+            family.add_metric(["cpu", "worker_resident"], resident(self.worker.process_id))
+            for kind, found in self.worker.device_memory.items():
+                family.add_metric(["cuda", kind], found)
+        elif torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             free, total = torch.cuda.mem_get_info()
             family.add_metric(["cuda", "torch_allocated"], torch.cuda.memory_allocated())
             family.add_metric(["cuda", "in_use"], total - free)
             family.add_metric(["cuda", "total"], total)
         yield family
+
+
+def resident(process: int | str | None) -> int:
+    """Bytes of memory that a process holds; 0 if there is none, or no /proc."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[RESIDENT_PAGES]) * getpagesize()
+    except OSError:
+        return 0
 
 
 class Metrics:
@@ -88,7 +118,11 @@ class Metrics:
         self.ready = self._gauge("ready", "1 once models are loaded and kernels compiled.")
         self.models = self._gauge("model_info", "1 for each loaded model.", "model", "digest", "transformation")
         self._gauge("build_info", "1, with the version.", "version").labels(__version__).set(1)
-        self.registry.register(DeviceMemory())
+        self.worker_deaths = self._counter("worker_deaths", "Ends of the worker process by cause.", "cause")
+        for cause in ("crash", "device"):
+            self.worker_deaths.labels(cause)
+        self.device_memory = DeviceMemory()
+        self.registry.register(self.device_memory)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"surety_{name}", text, labels, registry=self.registry)

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
         Largest height * width of an uploaded image, before any resizing.
     max_infer_images
         Images in one inference request (``/v2``); they are computed one after another, as one request.
+    worker
+        Where runs are made: in a ``process`` of their own, whose crash does not take the server down, or on a
+        ``thread`` of the server, which needs less memory.
     max_running
         Requests computed at once.
     max_queue_seconds
@@ -104,6 +107,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(default=16 * MIB, ge=1)
 
     max_infer_images: int = Field(default=16, ge=1, le=1024)
+    worker: Literal["process", "thread"] = "process"
     max_running: int = Field(default=2, ge=1, le=256)
     max_queue_seconds: float = Field(default=60.0, ge=0)
     short_seconds: float = Field(default=1.0, ge=0)

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request
 from certification.plan import CertificationPlan
 
 from ..body import read_submission
-from ..certifier import Task
+from ..certifier import Certifier, Task
 from ..engine import Cancellation
 from ..openapi import problems, submission
 from ..schemas import CertifyFields, CertifyReply
@@ -28,17 +28,19 @@ async def certify(request: Request) -> CertifyReply:
     task = await services.engine.check(lambda: certifier.prepare_certify(fields, image))
     request.scope["surety"].clock = task.clock
     reply = await services.engine.run(
-        lambda cancellation: certified(services, task, cancellation), lambda: client_gone(request),
+        lambda cancellation: certified(services, certifier, task, cancellation), lambda: client_gone(request),
         seconds=task.seconds, deadline=task.deadline,
     )  # fmt: skip
     request.scope["surety"].votes = reply.counts.votes
     return reply
 
 
-def certified(services: Services, task: Task[CertificationPlan], cancellation: Cancellation) -> CertifyReply:
+def certified(
+    services: Services, certifier: Certifier, task: Task[CertificationPlan], cancellation: Cancellation
+) -> CertifyReply:
     """Compute a certificate and store it; on a worker thread."""
-    certifier, records = services.lifecycle.certifier, services.records
+    records = services.records
     records.check()
     task, reply = certifier.certify(task, cancellation)
     cancellation.check_wanted()
-    return records.keep(task, reply, certifier.device)
+    return records.keep(task, reply, certifier.machine)

@@ -83,7 +83,7 @@ async def infer(request: Request, model_id: str) -> Response:
     answers: Sequence[AnswerReply]
     if isinstance(fields, CertifyFields):
         answers = await _answers(
-            request, images, partial(certifier.prepare_certify, fields), partial(certified, services)
+            request, images, partial(certifier.prepare_certify, fields), partial(certified, services, certifier)
         )
     else:
         answers = await _answers(request, images, partial(certifier.prepare_predict, fields), certifier.predict)

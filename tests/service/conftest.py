@@ -198,7 +198,7 @@ def start(zoo: Path) -> Start:
 
     @contextmanager
     def _start(*, wait: bool = True, **changes: Any) -> Iterator[Running]:
-        settings = Settings(**{"zoo": zoo, "device": "cpu", "port": 0, "batch_size": 64, **changes})
+        settings = Settings(**{"zoo": zoo, "device": "cpu", "port": 0, "batch_size": 64, "worker": "thread", **changes})
         app = create_app(settings)
         services: Services = app.state.services
         server = DrainingServer(configuration(app, settings), services)

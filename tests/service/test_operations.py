@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 import service.computing
-import service.lifecycle
+import service.worker
 from certification import __version__
 from gpu.targets import DeviceError
 from models.votes import BaseClassifierVotes
@@ -55,8 +55,8 @@ def sample(server: Running, name: str) -> float:
 
 def test_live_but_not_ready_while_loading(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     loading = threading.Event()
-    warm_up = service.lifecycle.warm_up
-    monkeypatch.setattr(service.lifecycle, "warm_up", lambda *what: (loading.wait(30), warm_up(*what)))
+    warm_up = service.worker.warm_up
+    monkeypatch.setattr(service.worker, "warm_up", lambda *what: (loading.wait(30), warm_up(*what)))
     with start(wait=False) as server:
         assert server.client.get("/health/live").status_code == 200
         assert sample(server, "surety_ready") == 0.0
@@ -160,7 +160,7 @@ def test_failing_to_load_is_told_once(start: Start, monkeypatch: pytest.MonkeyPa
     def absent(_: str) -> str:
         raise DeviceError("no such device")
 
-    monkeypatch.setattr(service.lifecycle, "select_device", absent)
+    monkeypatch.setattr(service.worker, "select_device", absent)
     with start(wait=False) as server:
         until(lambda: server.services.lifecycle.failure is not None)
         assert server.services.lifecycle.failure == "no such device"
@@ -169,7 +169,7 @@ def test_failing_to_load_is_told_once(start: Start, monkeypatch: pytest.MonkeyPa
 
 SLOW = """
 import sys, time
-import service.computing, service.lifecycle
+import service.computing, service.worker
 from models.votes import BaseClassifierVotes
 from service.cli import main
 
@@ -179,7 +179,7 @@ class Slow(BaseClassifierVotes):
         return super().class_counts(n, pixel_noise=pixel_noise)
 
 service.computing.BaseClassifierVotes = Slow
-service.lifecycle.warm_up = lambda *what: None
+service.worker.warm_up = lambda *what: None
 sys.exit(main(["serve", "--port", sys.argv[2]]))
 """
 
@@ -190,7 +190,7 @@ def slow_service(zoo: Path, seconds: float, **settings: str) -> Iterator[tuple[s
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu", **settings}
+    environment = {**os.environ, "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu", "SURETY_WORKER": "thread", **settings}
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, str(seconds), str(port)],
         cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,

@@ -491,9 +491,9 @@ def test_a_restart_keeps_certificates_and_can_verify_them(start: Start, tmp_path
 
 SERVE = """
 import os, sys
-import service.lifecycle, service.server
+import service.server, service.worker
 from service.cli import main
-service.lifecycle.warm_up = lambda *what: None
+service.worker.warm_up = lambda *what: None
 for port in sys.argv[1:]:
     child = os.fork()
     if child == 0:
@@ -513,7 +513,10 @@ def processes(count: int, zoo: Path, **values: Any) -> Iterator[tuple[list[int],
     for one in sockets:
         one.close()
     named = {f"SURETY_{name.upper()}": str(value) for name, value in values.items()}
-    environment = {**os.environ, "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu", "SURETY_BATCH_SIZE": "64", **named}
+    environment = {
+        **os.environ, "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu", "SURETY_BATCH_SIZE": "64",
+        "SURETY_WORKER": "thread", **named,
+    }  # fmt: skip
     parent = subprocess.Popen(
         [sys.executable, "-c", SERVE, *ports],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True,

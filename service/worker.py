@@ -1,0 +1,205 @@
+"""The worker process: computes what the server sends it, and survives nothing.
+
+The server (:mod:`service.supervisor`) starts it and sends :class:`Run`, :class:`Cancel` and :class:`Hurry`; the worker
+answers with :class:`Ready` or :class:`Failed` once, then with :class:`Done` for every run. It ends when the server is
+gone, and when the device has failed, since nothing computed on it afterwards can be trusted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from numba.cuda.cudadrv.driver import CudaAPIError
+
+from gpu.targets import DeviceError, select_device, warm_up
+from models.card import CardError
+from models.registry import load_registry
+
+from . import logs
+from .computing import Computed, LocalComputer, Machine, Order
+from .engine import Cancellation
+from .settings import Settings
+
+DEVICE_FAILED = 70
+"""Exit status after a device error."""
+CUDA_LIBRARIES = ("CUDA error", "cuDNN error", "CUBLAS_STATUS")
+"""In the messages of torch's errors that have no class of their own."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Make a run, to be answered at ``deadline``, a time of ``time.monotonic()``: one clock for all processes."""
+
+    number: int
+    order: Order
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Nobody waits for a run any more."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Hurry:
+    """Answer a run with what it has."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Models are loaded and kernels compiled."""
+
+    machine: Machine
+    vote_seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The worker cannot start."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An exception on its way; most keep members that its constructor wants, which pickle does not know."""
+
+    cls: type[BaseException]
+    arguments: tuple[Any, ...]
+    members: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, error: BaseException) -> Raised:
+        """Take an exception apart, without its traceback and cause."""
+        return cls(type(error), error.args, dict(vars(error)))
+
+    def rebuilt(self) -> BaseException:
+        """The exception."""
+        error = self.cls.__new__(self.cls, *self.arguments)
+        error.args = self.arguments
+        vars(error).update(self.members)
+        return error
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a run; ``device_memory`` in bytes by kind, where the device has its own."""
+
+    number: int
+    result: Computed | Raised
+    device_failed: bool = False
+    device_memory: Mapping[str, int] = field(default_factory=dict)
+
+
+def load(zoo: Path, device: str, batch_size: int | None) -> LocalComputer:
+    """Load the models and compile the kernels; raises :class:`CardError`, :class:`DeviceError`."""
+    chosen = select_device(device)
+    registry = load_registry([zoo], chosen)
+    warm_up(chosen, {model.card.preprocessing.interpolation for model in registry.models.values()})
+    return LocalComputer(registry, chosen, batch_size)
+
+
+def main(descriptor: int) -> None:
+    """The process; ``descriptor`` is its end of the pipe, on which the settings come first."""
+    for ignored in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the server says when the worker ends
+        signal.signal(ignored, signal.SIG_IGN)
+    connection = Connection(descriptor)
+    settings: Settings = connection.recv()
+    logs.configure(settings)
+    try:
+        computer = load(settings.zoo, settings.device, settings.batch_size)
+        connection.send(Ready(computer.machine, computer.vote_seconds()))
+    except (CardError, DeviceError) as error:
+        connection.send(Failed(str(error)))
+    except Exception as error:
+        logging.getLogger("surety").exception("loading failed")
+        connection.send(Failed(f"loading failed: {type(error).__name__}: {error}"))
+    else:
+        _Worker(connection, computer).serve()
+
+
+class _Worker:
+    """Reads messages on one thread, computes on others: as many as the server sends at once."""
+
+    def __init__(self, connection: Connection, computer: LocalComputer) -> None:
+        self._connection, self._computer = connection, computer
+        self._running: dict[int, Cancellation] = {}
+        self._sending = threading.Lock()
+
+    def serve(self) -> None:
+        """Until the server is gone."""
+        try:
+            while True:
+                self._take(self._connection.recv())
+        except (EOFError, OSError):
+            # Threads may be in the middle of a kernel; nobody waits for them.
+            os._exit(0)
+
+    def _take(self, message: Run | Cancel | Hurry | Stop) -> None:
+        if isinstance(message, Stop):
+            raise EOFError
+        if isinstance(message, Run):
+            cancellation = Cancellation(message.deadline)
+            self._running[message.number] = cancellation
+            threading.Thread(target=self._run, args=(message, cancellation), daemon=True).start()
+        elif (running := self._running.get(message.number)) is not None:
+            if isinstance(message, Cancel):
+                running.cancel()
+            else:
+                running.hurry()
+
+    def _run(self, message: Run, cancellation: Cancellation) -> None:
+        result: Computed | Raised
+        failed = False
+        try:
+            result = self._computer.compute(message.order, cancellation)
+        except BaseException as error:
+            result, failed = Raised.of(error), is_device_failure(error)
+            if failed:
+                logging.getLogger("surety").exception("the device failed")
+        self._running.pop(message.number, None)
+        with self._sending:
+            self._connection.send(Done(message.number, result, failed, _device_memory(self._computer.machine.device)))
+            if failed:
+                os._exit(DEVICE_FAILED)
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Whether an error says that the device, not the run, is at fault: CUDA's errors stay until the process ends."""
+    if isinstance(error, torch.AcceleratorError | CudaAPIError):
+        return True
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in CUDA_LIBRARIES)
+
+
+def _device_memory(device: str) -> Mapping[str, int]:
+    """Bytes, by kind."""
+    if device != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {"torch_allocated": torch.cuda.memory_allocated(), "in_use": total - free, "total": total}
+
+
+if __name__ == "__main__":
+    # not from __main__, whose classes would be others than those that the server knows
+    from service.worker import main as work
+
+    work(int(sys.argv[1]))

@@ -1,0 +1,321 @@
+"""The worker process: the same answers, and its death is nobody else's."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+import service.supervisor
+from certification.vocabulary import CalibrationError, PlanError
+from service.certifier import Certifier, Task
+from service.computing import LocalComputer, Order, is_shortage
+from service.engine import Cancellation, Cancelled
+from service.errors import DeviceFailedError, DrainingError, FieldError, NotReadyError, PoisonedError, problem_of
+from service.schemas import CertifyFields, CertifyReply
+from service.settings import Settings
+from service.supervisor import Supervisor, WorkerError
+from service.worker import Raised, is_device_failure
+
+from .conftest import COMPILING, Running, Start, until
+from .dying_worker import FAILS, KILLS, WAITS
+from .pictures import SIDE, encode, grey
+from .test_deadlines import SLOW
+from .test_operations import sample
+
+ROOT = Path(__file__).resolve().parents[2]
+CHEAP = {"guarantee": "heuristic"}
+
+
+def picture(level: int) -> bytes:
+    """A PNG of one grey."""
+    return encode(np.full((SIDE, SIDE), level, dtype=np.uint8), "PNG")
+
+
+@pytest.fixture(scope="module")
+def guarded(start: Start) -> Iterator[Running]:
+    """A server whose worker is the dying one; nothing that a test leaves behind is seen by another one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service.supervisor, "COMMAND", (sys.executable, "-m", "tests.service.dying_worker"))
+        with start(worker="process", max_running=4) as running:
+            yield running
+
+
+def supervisor(server: Running) -> Supervisor:
+    found: Any = server.services.lifecycle.certifier._computer
+    return found
+
+
+def deaths(server: Running, cause: str) -> float:
+    return sample(server, f'surety_worker_deaths_total{{cause="{cause}"}}')
+
+
+def order_of(server: Running, level: int | None = None, **fields: Any) -> Order:
+    certifier: Certifier = server.services.lifecycle.certifier
+    image = encode(grey(), "PNG") if level is None else picture(level)
+    task: Task[Any] = certifier.prepare_certify(CertifyFields(**{**CHEAP, **fields}), image)
+    return Order(task.model.card.id, task.model.digest, task.plan, task.image.pixels, task.replay)
+
+
+# answers
+
+
+@pytest.mark.parametrize("fields", [CHEAP, {"guarantee": "individual"}, {"guarantee": "distributional"}])
+def test_an_order_gives_the_same_answer_in_either_process(guarded: Running, fields: dict[str, Any]) -> None:
+    order = order_of(guarded, **fields)
+    local = LocalComputer(guarded.services.lifecycle.certifier.registry, "cpu")
+    here, there = (one.compute(order, Cancellation()) for one in (local, supervisor(guarded)))
+    assert (there.found, there.replay) == (here.found, here.replay)
+    assert there.seconds["select"] > 0.0
+    assert supervisor(guarded).machine == local.machine
+
+
+def test_a_certificate_verifies_and_a_prediction_is_made(guarded: Running) -> None:
+    answer = guarded.certify(**CHEAP).json()
+    assert guarded.post(f"/v1/certificates/{answer['certificate_id']}/verify").json()["verified"]
+    assert guarded.predict(**CHEAP).json()["label"] == answer["label"]
+
+
+def test_a_refusal_by_the_run_arrives_as_itself(guarded: Running) -> None:
+    """The plan is possible before the error bound is known, and not after."""
+    order = order_of(guarded, guarantee="individual")
+    bad = Order(**{**vars(order), "plan": object()})
+    with pytest.raises(TypeError, match="no run for a object"):
+        supervisor(guarded).compute(bad, Cancellation())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PlanError("too few", field="n", required={"n": 7}),
+        CalibrationError("none"),
+        FieldError("bad", field="alpha", maximum=1),
+        Cancelled(),
+        MemoryError("full"),
+        KeyError("x"),
+        OSError(28, "No space left on device"),
+    ],
+)
+def test_exceptions_travel_with_their_members(error: BaseException) -> None:
+    rebuilt = pickle.loads(pickle.dumps(Raised.of(error))).rebuilt()
+    assert type(rebuilt) is type(error)
+    assert (rebuilt.args, vars(rebuilt), str(rebuilt)) == (error.args, vars(error), str(error))
+    if isinstance(error, Exception):
+        assert problem_of(rebuilt, "/").body == problem_of(error, "/").body
+
+
+def test_a_deadline_is_kept_there(guarded: Running) -> None:
+    answer = guarded.certify(picture(WAITS), **SLOW, deadline_ms=2500).json()
+    assert answer["stopped_by"] == "deadline"
+    assert 0 < answer["counts"]["votes"] < 2000
+
+
+def test_a_run_that_nobody_waits_for_stops_there(guarded: Running) -> None:
+    cancellation = Cancellation()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(supervisor(guarded).compute, order_of(guarded, WAITS, **SLOW), cancellation)
+        time.sleep(0.3)
+        cancellation.cancel()
+        begun = time.monotonic()
+        with pytest.raises(Cancelled):
+            run.result(30)
+    assert time.monotonic() - begun < 20
+
+
+def test_a_run_that_is_hurried_answers_with_what_it_has(guarded: Running) -> None:
+    cancellation = Cancellation()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(supervisor(guarded).compute, order_of(guarded, WAITS, **SLOW), cancellation)
+        time.sleep(0.5)
+        cancellation.hurry()
+        assert run.result(30).found.stopped_by == "deadline"
+
+
+# deaths
+
+
+def test_a_worker_that_is_killed_costs_nobody_an_answer(guarded: Running) -> None:
+    """kill -9 under four runs: they are made again with the same keys; readiness is off meanwhile."""
+    before, computer = deaths(guarded, "crash"), supervisor(guarded)
+    orders = [order_of(guarded, WAITS, guarantee="heuristic", attack_range=45, alpha=10.0**-power) for power in (4, 8)]
+    local = LocalComputer(guarded.services.lifecycle.certifier.registry, "cpu")
+    expected = [local.compute(order, Cancellation()).found for order in orders]
+    first = computer.process_id
+    assert first is not None
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(computer.compute, order, Cancellation()) for order in orders]
+        until(lambda: len(computer._runs) == 2)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: sample(guarded, "surety_ready") == 0.0)
+        reply = guarded.client.get("/health/ready")
+        assert (reply.status_code, reply.json()["type"]) == (503, "urn:surety:problem:not_ready")
+        assert guarded.certify(**CHEAP).status_code == 503
+        assert guarded.client.get("/health/live").status_code == 200
+        assert [run.result(COMPILING).found for run in runs] == expected
+    assert computer.process_id != first
+    assert deaths(guarded, "crash") == before + 1
+    assert sample(guarded, "surety_ready") == 1.0
+    assert not computer._suspects
+
+
+def test_a_request_that_kills_the_worker_twice_is_refused_by_digest(guarded: Running) -> None:
+    """Those beside it are answered; the third time nothing is computed."""
+    before = deaths(guarded, "crash")
+    with ThreadPoolExecutor(4) as pool:
+        beside = [pool.submit(guarded.certify, picture(WAITS), **SLOW, n0=100 + number) for number in range(2)]
+        until(lambda: sample(guarded, "surety_running") == 2)
+        poisoned = pool.submit(guarded.certify, picture(KILLS), **CHEAP)
+        refused = poisoned.result(COMPILING)
+        assert (refused.status_code, refused.json()["type"]) == (422, "urn:surety:problem:poisoned")
+        answers = [one.result(COMPILING) for one in beside]
+    assert [one.status_code for one in answers] == [200, 200]
+    assert deaths(guarded, "crash") == before + 2
+    until(lambda: guarded.client.get("/health/ready").status_code == 200, COMPILING)
+    again = guarded.certify(picture(KILLS), **CHEAP)
+    assert again.json()["type"] == "urn:surety:problem:poisoned"
+    assert deaths(guarded, "crash") == before + 2
+    assert guarded.certify(picture(KILLS + 20), **CHEAP).status_code == 200
+
+
+def test_a_device_failure_fails_the_request_and_rebuilds_the_worker(guarded: Running) -> None:
+    before, first = deaths(guarded, "device"), supervisor(guarded).process_id
+    failed = guarded.certify(picture(FAILS), **CHEAP)
+    assert (failed.status_code, failed.json()["type"]) == (503, "urn:surety:problem:device_failed")
+    assert "Retry-After" in failed.headers
+    assert "illegal" not in failed.text
+    until(lambda: deaths(guarded, "device") == before + 1, COMPILING)
+    until(lambda: guarded.client.get("/health/ready").status_code == 200, COMPILING)
+    assert supervisor(guarded).process_id != first
+    assert guarded.certify(**CHEAP).status_code == 200
+
+
+def test_what_is_a_device_failure_and_what_a_shortage() -> None:
+    cuda = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    old = RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+    full = torch.OutOfMemoryError("CUDA out of memory.")
+    assert [is_device_failure(one) for one in (cuda, old, full, ValueError("CUDA error"))] == [True, True, False, False]
+    assert [is_shortage(one) for one in (cuda, old, full, MemoryError())] == [False, False, True, True]
+
+
+def test_memory_of_both_processes_is_shown(guarded: Running) -> None:
+    for kind in ("resident", "worker_resident"):
+        assert sample(guarded, f'surety_device_memory_bytes{{device="cpu",kind="{kind}"}}') > 50e6
+
+
+# beginning and end
+
+
+def test_a_worker_that_cannot_start_says_why(zoo: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"no models|nowhere"):
+        Supervisor(Settings(zoo=tmp_path / "nowhere", device="cpu")).start()
+
+
+def test_a_worker_that_dies_while_it_starts_is_no_mystery(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.supervisor, "COMMAND", (sys.executable, "-c", "import sys; sys.exit(3)"))
+    supervisor = Supervisor(Settings())
+    with pytest.raises(WorkerError, match="status 3"):
+        supervisor.start()
+    with pytest.raises(NotReadyError):
+        supervisor.check_ready()
+
+
+def test_closing_ends_the_worker_and_whoever_waits_for_it(zoo: Path, guarded: Running) -> None:
+    order = order_of(guarded, WAITS, **SLOW)
+    computer = Supervisor(Settings(zoo=zoo, device="cpu", batch_size=64))
+    computer.start()
+    process = computer._worker.process if computer._worker else None
+    assert process is not None
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(computer.compute, order, Cancellation())
+        until(lambda: bool(computer._runs))
+        computer.close()
+        with pytest.raises(DrainingError):
+            run.result(30)
+    assert process.poll() is not None
+
+
+PARENT = """
+import sys, time
+from service.settings import Settings
+from service.supervisor import Supervisor
+computer = Supervisor(Settings(zoo=sys.argv[1], device="cpu", batch_size=64))
+computer.start()
+print(computer.process_id, flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_worker_ends_with_a_server_that_is_killed(zoo: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(zoo)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    until(lambda: not running(worker))
+
+
+def running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_still_drains(zoo: Path, sent: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C in a terminal and systemd reach the worker too; the answer that is under way is given first."""
+    log = (tmp_path / "log").open("w")
+    environment = {
+        **os.environ, "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu", "SURETY_BATCH_SIZE": "64", "SURETY_PORT": "0",
+        "SURETY_DRAIN_SECONDS": "1",
+    }  # fmt: skip
+    code = """
+import signal, sys
+import service.supervisor
+signal.signal(signal.SIGINT, signal.default_int_handler)
+service.supervisor.COMMAND = (sys.executable, "-m", "tests.service.dying_worker")
+from service.cli import main
+sys.exit(main(["serve"]))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, stderr=log, start_new_session=True
+    )
+    try:
+        until(lambda: "ready on cpu" in (tmp_path / "log").read_text(), COMPILING)
+        text = (tmp_path / "log").read_text()
+        url = text.split("Uvicorn running on ")[1].split()[0]
+        answers: list[httpx.Response] = []
+        image = {"image": ("x", picture(WAITS))}
+        asking = threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{url}/v1/certify", files=image, data=SLOW, timeout=60))
+        )
+        asking.start()
+        until(lambda: "surety_running 1.0" in httpx.get(f"{url}/metrics").text)
+        os.killpg(process.pid, sent)
+        asking.join(60)
+        assert process.wait(30) == 0
+        reply = CertifyReply.model_validate(answers[0].json())
+        assert (answers[0].status_code, reply.stopped_by) == (200, "deadline")
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+
+
+def test_errors_of_the_supervisor_are_problems() -> None:
+    for error, status in ((PoisonedError("x"), 422), (DeviceFailedError("x"), 503)):
+        assert problem_of(error, "/").kind.status == status
