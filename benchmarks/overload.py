@@ -32,8 +32,8 @@ RATES = (0.5, 1.0, 2.0)
 DEADLINE_MS = 20_000
 MIX: tuple[tuple[float, str, dict[str, str]], ...] = (
     (0.70, "/v1/predict", {"transformation": "rotation", "guarantee": "heuristic"}),
-    (0.25, "/v1/certify", {"transformation": "rotation", "guarantee": "individual", "attack_range": "10"}),
-    (0.05, "/v1/certify", {"transformation": "translation", "guarantee": "individual", "attack_range": "1"}),
+    (0.25, "/v1/certify", {"transformation": "rotation", "guarantee": "individual", "attack_range": "10", "max_votes": "20000"}),
+    (0.05, "/v1/certify", {"transformation": "translation", "guarantee": "individual", "attack_range": "1", "max_votes": "20000"}),
 )
 """Share, path and fields; the last takes seconds. Each request has another alpha, so that none is like another."""
 SHORT = MIX[0][1]
@@ -90,10 +90,10 @@ async def arrivals(client: httpx.AsyncClient, images: list[bytes], rate: float, 
 
 
 async def resident_mib(client: httpx.AsyncClient) -> float:
-    """Of the server's process."""
+    """Of the server's and the worker's process."""
     lines = (await client.get("/metrics")).text.splitlines()
-    name = 'surety_device_memory_bytes{device="cpu",kind="resident"}'
-    return float(next(line for line in lines if line.startswith(name)).rsplit(" ", 1)[1]) / 2**20
+    name = 'surety_device_memory_bytes{device="cpu"'
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name)) / 2**20
 
 
 def figures(answers: list[Answer], seconds: float, unloaded: float) -> dict[str, Any]:

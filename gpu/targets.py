@@ -15,6 +15,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from numba import cuda
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 THREADS_PER_BLOCK = 8 if SIMULATED else 128
 LAUNCH_LOCK = threading.RLock()
-"""Held during a CPU launch: numba's portable threading layer must not be entered by two threads."""
+"""Held during a CPU launch where numba's threading layer must not be entered by two threads."""
 
 
 class DeviceError(RuntimeError):
@@ -72,7 +73,7 @@ def scalar(function: Callable[..., Any]) -> Any:
 
 
 def cpu_kernel(function: Callable[..., Any]) -> Any:
-    """Compile a loop over ``numba.prange`` for all cores of the CPU; launches take turns."""
+    """Compile a loop over ``numba.prange`` for all cores of the CPU."""
     if SIMULATED:
         return function
     compiled = numba.njit(
@@ -80,10 +81,18 @@ def cpu_kernel(function: Callable[..., Any]) -> Any:
     )(function)
 
     def launch(*arguments: Any) -> None:
-        with LAUNCH_LOCK:
+        with LAUNCH_LOCK if _takes_turns() else nullcontext():
             compiled(*arguments)
 
     return launch
+
+
+def _takes_turns() -> bool:
+    """Whether two threads must not launch at once: in numba's own threading layer, not with OpenMP or TBB."""
+    try:
+        return bool(numba.threading_layer() == "workqueue")
+    except ValueError:  # nothing was launched yet, which chooses the layer
+        return True
 
 
 def cuda_kernel(function: Callable[..., Any]) -> Any:
