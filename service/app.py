@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -132,6 +133,10 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 405:
         allowed = {method.strip() for method in headers.get("Allow", "").split(",")} | {"OPTIONS"}
+        # Starlette names the methods of the first route that has this path; there may be others.
+        path = getattr(request.scope.get("route"), "path", None)
+        for route in iter_route_contexts(request.app.routes):
+            allowed |= set(route.methods or ()) if route.path == path else set()
         headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
         if request.method == "OPTIONS":
             return Response(status_code=204, headers={"Allow": headers["Allow"]})

@@ -152,6 +152,12 @@ UPLOADS: dict[str, tuple[Send, int, str]] = {
     "number of 5000 digits": (raw(body('{"image": IMAGE, "n": ' + "9" * 5000 + "}")), 400, "malformed_body"),
     "multipart without a boundary": (raw(part("n", b"2"), "multipart/form-data"), 400, "malformed_body"),
     "multipart of another boundary": (raw(part("n", b"2"), BOUNDARY + "x"), 400, "malformed_body"),
+    "multipart that ends in a field": (
+        raw(part("image", GOOD, "x.png") + part("alpha", b"0.001"), BOUNDARY),
+        400,
+        "malformed_body",
+    ),
+    "multipart that ends in the image": (raw(part("image", GOOD, "x.png"), BOUNDARY), 400, "malformed_body"),
     "multipart part without a name": (raw(b"--b\r\n\r\nx\r\n--b--\r\n", BOUNDARY), 400, "malformed_body"),
     "multipart of many parts": (
         raw(b"".join(part(f"f{i}", b"1") for i in range(100)) + b"--b--\r\n", BOUNDARY),
@@ -349,6 +355,12 @@ def test_paths_and_methods(small: Running, method: str, path: str, status: int, 
     response = small.client.request(method, path)
     check(small, response, status, label)
     assert ("allow" in response.headers) == (status == 405)
+
+
+def test_allow_names_the_methods_of_every_route_that_has_the_path(small: Running) -> None:
+    for method, status in (("OPTIONS", 204), ("PUT", 405)):
+        response = small.client.request(method, f"/v1/certificates/{'A' * 32}")
+        assert (response.status_code, response.headers["allow"]) == (status, "DELETE, GET, HEAD, OPTIONS")
 
 
 def test_certificates_are_still_given_after_all_this(small: Running) -> None:
