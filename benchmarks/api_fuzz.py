@@ -1,6 +1,6 @@
 """The running service against its own OpenAPI document, by schemathesis: every operation, right and wrong requests.
 
-Usage: ``python -m benchmarks.api_fuzz [--examples 150] [--passes 3]``. Starts the service itself, with short deadlines
+Usage: ``python -m benchmarks.api_fuzz [--examples 150] [--passes 2]``. Starts the service itself, with short deadlines
 and records. A pass sends the document's examples, its limits, random requests and chains of them, on all operations;
 every answer must be below 500 and as the document says (status, media type, headers, schema), wrong requests must be
 refused, what was deleted must be gone. Memory is read after each pass: it may grow in the first, which is the first
@@ -122,7 +122,7 @@ def main(words: list[str]) -> int:
     """Run and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=150, help="random requests to each operation in a pass")
-    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args(words)
     found = measure(chosen.examples, chosen.passes)

@@ -20,7 +20,7 @@ from certification.vocabulary import CertificationError
 from .access import Access
 from .body import refusal
 from .engine import Engine
-from .errors import HTTP_KINDS, Kind, ProblemResponse, RequestError, problem_of
+from .errors import HTTP_KINDS, INTERNAL, Kind, ProblemResponse, RequestError, kind_of, problem_of
 from .headers import SecurityHeaders, docs_policy
 from .images import forbid_pillow_warnings
 from .keys import Keyring
@@ -116,6 +116,8 @@ def _tracing(endpoint: str | None) -> Tracing | None:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    if kind_of(error) is INTERNAL:
+        raise error  # logged and answered by RequestContext, like everything unforeseen
     return problem_of(error, request.scope["path"])
 
 
