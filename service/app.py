@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,7 +20,7 @@ from certification.vocabulary import CertificationError
 from .access import Access
 from .body import refusal
 from .engine import Engine
-from .errors import HTTP_KINDS, Kind, ProblemResponse, RequestError, problem_of
+from .errors import HTTP_KINDS, INTERNAL, Kind, ProblemResponse, RequestError, kind_of, problem_of
 from .headers import SecurityHeaders, docs_policy
 from .images import forbid_pillow_warnings
 from .keys import Keyring
@@ -116,6 +117,8 @@ def _tracing(endpoint: str | None) -> Tracing | None:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    if kind_of(error) is INTERNAL:
+        raise error  # logged and answered by RequestContext, like everything unforeseen
     return problem_of(error, request.scope["path"])
 
 
@@ -133,6 +136,10 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 405:
         allowed = {method.strip() for method in headers.get("Allow", "").split(",")} | {"OPTIONS"}
+        # Starlette names the methods of the first route that has this path; there may be others.
+        path = getattr(request.scope.get("route"), "path", None)
+        for route in iter_route_contexts(request.app.routes):
+            allowed |= set(route.methods or ()) if route.path == path else set()
         headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
         if request.method == "OPTIONS":
             return Response(status_code=204, headers={"Allow": headers["Allow"]})

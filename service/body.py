@@ -7,18 +7,20 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from .errors import ClientGoneError, ContentTypeError, FieldError, MalformedBodyError, RequestError, quote
 from .schemas import INTEGERS, NUMBERS
 
 MULTIPART, JSON, BINARY = "multipart/form-data", "application/json", "application/octet-stream"
-MAX_FORM_FIELDS = 32
+MAX_FORM_FIELDS, MAX_FILES = 32, 4
 MAX_JSON_ELEMENTS = 1000
 """A request has a dozen fields; parsing millions would block the event loop."""
 MAX_NUMBER_LENGTH = 60
@@ -100,15 +102,37 @@ def _required_image() -> NoReturn:
     raise FieldError("image: the field is required", field="image")
 
 
+class _WholeForm(MultiPartParser):
+    """Knows whether the last boundary has come: without it, the last field would be left out in silence."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        """Called at the last boundary."""
+        self.ended = True
+
+
+async def _form(request: Request) -> FormData:
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        async for chunk in request.stream():
+            yield chunk
+        if not parser.ended:
+            raise MultiPartException("It ends before its last boundary.")
+
+    async with aclosing(chunks()) as stream:
+        parser = _WholeForm(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FORM_FIELDS)
+        return await parser.parse()
+
+
 async def _multipart(request: Request) -> tuple[dict[str, Any], bytes]:
     try:
-        form = await request.form(max_files=4, max_fields=MAX_FORM_FIELDS)
+        form = await _form(request)
     except RequestError:
         raise
     except ClientDisconnect as error:
         raise ClientGoneError("the client left while sending") from error
-    except HTTPException as error:
-        raise MalformedBodyError(f"the multipart body cannot be parsed: {error.detail}") from error
+    except MultiPartException as error:
+        raise MalformedBodyError(f"the multipart body cannot be parsed: {error.message}") from error
     except (ValueError, LookupError) as error:
         raise MalformedBodyError("the multipart body cannot be parsed") from error
     values: dict[str, Any] = {}

@@ -47,13 +47,14 @@ def main() -> int:
 
 
 @contextmanager
-def running_service() -> Iterator[str]:
-    """A service of our own on a free port, stopped at the end."""
+def running_service(**settings: str) -> Iterator[str]:
+    """A service of our own on a free port, stopped at the end; without records unless ``settings`` say else."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "SURETY_HOST": "127.0.0.1", "SURETY_PORT": str(port)}
     environment |= {"SURETY_LOG_LEVEL": "warning", "SURETY_RECORDS": "off"}
+    environment |= {f"SURETY_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen([sys.executable, "-m", "service.cli", "serve"], env=environment)
     url = f"http://127.0.0.1:{port}"
     try:

@@ -11,6 +11,8 @@ from certification.vocabulary import Estimator, Guarantee, ImageIs, Procedure, S
 MAX_DRAWS = 10_000_000
 """The limit of certification.effort; importing it would bring scipy to clients, which need these types only."""
 MAX_BOUNDED_DRAWS = 10_000
+MIN_ALPHA = 1e-300
+"""Its shares are numbers above 0 too, which those of the smallest floating-point numbers are not."""
 Draws = Annotated[int, Field(ge=1, le=MAX_DRAWS)]
 ByName = Field(strict=False)
 INTEGERS = frozenset({"n0", "n", "n_delta", "n_error", "deadline_ms"})
@@ -35,7 +37,7 @@ class Fields(BaseModel):
     )
     alpha: float = Field(
         default=0.01,
-        gt=0,
+        ge=MIN_ALPHA,
         lt=1,
         description="Probability that the answer is wrong, over the noise drawn for it.",
     )

@@ -41,12 +41,33 @@ class Postgres:
         """Stop at once, as in a crash."""
         self.run("pg_ctl", "stop", "-w", "-m", "immediate")
 
-    def create_database(self) -> str:
+    def create_database(self, tablespace: str = "pg_default") -> str:
         """An empty database's URL."""
         name = f"d{secrets.token_hex(8)}"
-        with psycopg.connect(f"host={self._folder} user=surety dbname=postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+        self.execute(f"CREATE DATABASE {name} TABLESPACE {tablespace}")
         return f"postgresql://surety@/{name}?host={self._folder}"
+
+    def execute(self, statement: str) -> None:
+        """Run a statement that belongs to the whole cluster."""
+        with psycopg.connect(f"host={self._folder} user=surety dbname=postgres", autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    @contextmanager
+    def small_disk(self, mebibytes: int) -> Iterator[Path]:
+        """An empty file system of that size for the cluster's tablespaces; skips the test where none may be mounted."""
+        folder = Path(tempfile.mkdtemp(prefix="surety-disk-", dir="/tmp"))
+        owner = pwd.getpwnam(self._user or pwd.getpwuid(os.geteuid()).pw_name).pw_uid
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,uid={owner},mode=700", "tmpfs", str(folder)]
+        try:
+            if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+                pytest.skip("a file system cannot be mounted here")
+            try:
+                yield folder
+            finally:
+                # lazily: the cluster lets go of its files in its own time
+                subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        finally:
+            folder.rmdir()
 
 
 @contextmanager

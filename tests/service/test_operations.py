@@ -22,6 +22,7 @@ import pytest
 import service.computing
 import service.worker
 from certification import __version__
+from certification.vocabulary import StatisticsError
 from gpu.targets import DeviceError
 from models.votes import BaseClassifierVotes
 from service.cli import main
@@ -133,9 +134,12 @@ def test_health_and_metrics_answer_while_certificates_are_computed(server: Runni
         assert median(times) < median(certificates) / 2, (path, times, certificates)
 
 
-def test_an_unforeseen_error_says_nothing(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, StatisticsError])
+def test_an_unforeseen_error_says_nothing_but_to_the_log(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: type[Exception]
+) -> None:
     def broken(*_: Any) -> None:
-        raise RuntimeError("secret of the house")
+        raise kind("secret of the house")
 
     monkeypatch.setattr(service.computing, "certify", broken)
     response = server.certify()
@@ -143,6 +147,7 @@ def test_an_unforeseen_error_says_nothing(server: Running, monkeypatch: pytest.M
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["type"] == "urn:surety:problem:internal"
     assert "secret" not in response.text
+    assert "secret of the house" in caplog.text
     monkeypatch.undo()
     assert server.certify(guarantee="heuristic").status_code == 200
 
