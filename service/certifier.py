@@ -18,7 +18,7 @@ from certification import __version__
 from certification.effort import Effort
 from certification.outcome import Certified, ErrorBoundSummary, Outcome, Prediction
 from certification.plan import CertificationPlan, PredictPlan
-from certification.procedures import certify, predict
+from certification.procedures import certify, predict, unwatched
 from certification.protocols import ErrorBoundSource
 from certification.vocabulary import OutOfTime, Transformation
 from gpu.cells import BoundSettings
@@ -34,6 +34,7 @@ from .errors import FieldError
 from .images import DecodedImage, ImageSpec, as_png, decode
 from .metrics import Metrics
 from .planning import Chosen, Planner
+from .progress import Progress
 from .schemas import (
     CertifyFields,
     CertifyReply,
@@ -102,13 +103,17 @@ class Certifier:
         """Decode, for a run that was made before."""
         return replace(self._prepare(chosen, None, data), replay=replay)
 
-    def certify(self, task: Task[CertificationPlan], cancellation: Cancellation) -> CertifyReply:
+    def certify(
+        self, task: Task[CertificationPlan], cancellation: Cancellation, progress: Progress | None = None
+    ) -> CertifyReply:
         """Compute a certificate; on a worker thread."""
-        outcome = self.run(task, cancellation)
+        outcome = self.run(task, cancellation, progress)
         self._metrics.observe_certificate(outcome)
         return self.reply(task, outcome)
 
-    def run(self, task: Task[CertificationPlan], cancellation: Cancellation) -> Outcome:
+    def run(
+        self, task: Task[CertificationPlan], cancellation: Cancellation, progress: Progress | None = None
+    ) -> Outcome:
         """Make the votes of a certificate; on a worker thread."""
         plan, clock = task.plan, task.clock
         clock.check = cancellation.check
@@ -117,7 +122,8 @@ class Certifier:
             votes.check = lambda: _stop_after(limit, votes, cancellation)
             if limit == 0:
                 clock.check = votes.check
-        return _on_device(lambda: certify(plan, votes, self._error_bounds(task), clock.stage))
+        watch = unwatched if progress is None else progress.attach(clock, votes)
+        return _on_device(lambda: certify(plan, votes, self._error_bounds(task), clock.stage, watch))
 
     def reply(self, task: Task[CertificationPlan], outcome: Outcome) -> CertifyReply:
         """What is said of an outcome."""
