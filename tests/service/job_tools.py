@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import pytest
+from torch import Tensor
+
+import service.certifier
+from models.votes import BaseClassifierVotes
 
 from .conftest import until
 from .pictures import encode, grey
@@ -16,6 +23,47 @@ CHEAP = {"guarantee": "heuristic", "model": "constant-rotation"}
 CHANCY = {"transformation": "l2", "guarantee": "individual", "model": "undecided", "procedure": "paper", "n": 300}
 """Counts that depend on every bit of the noise."""
 OVER = ("done", "failed", "cancelled")
+
+
+LONG = {"transformation": "l2", "guarantee": "individual", "model": "constant-rotation", "attack_range": 0.4}
+"""Some 150 batches in many rounds, where one vote in twelve is for another class, as with the gate."""
+
+
+class Gate:
+    """Lets the batches of a base classifier through, one by one or all."""
+
+    def __init__(self) -> None:
+        self._free = threading.Semaphore(0)
+        self.open, self.asked = False, 0
+
+    def pass_(self) -> None:
+        """What a batch waits for."""
+        self.asked += 1
+        deadline = time.monotonic() + 60.0
+        while not (self.open or self._free.acquire(timeout=0.02)):
+            if time.monotonic() > deadline:
+                raise TimeoutError("nobody opened the gate")
+
+    def let(self, batches: int) -> None:
+        """So many may pass."""
+        self._free.release(batches)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Every batch of every run waits at it, and one vote in twelve is for class 0; open at the end."""
+    made = Gate()
+
+    class Gated(BaseClassifierVotes):
+        def _classify(self, batch: Tensor, count: int) -> Tensor:
+            made.pass_()
+            labels = super()._classify(batch, count).clone()
+            labels[::12] = 0
+            return labels
+
+    monkeypatch.setattr(service.certifier, "BaseClassifierVotes", Gated)
+    yield made
+    made.open = True
 
 
 @dataclass(frozen=True)
@@ -33,14 +81,14 @@ def pictures(count: int) -> list[bytes]:
 
 
 def send(
-    client: httpx.Client, images: Sequence[bytes] = (), key: str | None = None, headers: Any = None, **fields: Any
+    client: httpx.Client, images: Sequence[bytes] = (), key: str | None = None, headers: Any = (), **fields: Any
 ) -> httpx.Response:
     """POST /v1/jobs as multipart."""
     return client.post(
         "/v1/jobs",
         data={name: str(value) for name, value in {**CHEAP, **fields}.items()},
         files=[("image", (f"{i}.png", image)) for i, image in enumerate(images or pictures(1))],
-        headers={**({} if key is None else {"Idempotency-Key": key}), **(headers or {})},
+        headers=[*headers, *([] if key is None else [("Idempotency-Key", key)])],
     )
 
 
