@@ -30,10 +30,12 @@ from service.settings import Settings
 OUT = Path(__file__).resolve().parent / "results" / "overload.json"
 RATES = (0.5, 1.0, 2.0)
 DEADLINE_MS = 20_000
+ROTATED = {"transformation": "rotation", "guarantee": "individual", "attack_range": "10", "max_votes": "20000"}
+SHIFTED = {"transformation": "translation", "guarantee": "individual", "attack_range": "1", "max_votes": "20000"}
 MIX: tuple[tuple[float, str, dict[str, str]], ...] = (
     (0.70, "/v1/predict", {"transformation": "rotation", "guarantee": "heuristic"}),
-    (0.25, "/v1/certify", {"transformation": "rotation", "guarantee": "individual", "attack_range": "10", "max_votes": "20000"}),
-    (0.05, "/v1/certify", {"transformation": "translation", "guarantee": "individual", "attack_range": "1", "max_votes": "20000"}),
+    (0.25, "/v1/certify", ROTATED),
+    (0.05, "/v1/certify", SHIFTED),
 )
 """Share, path and fields; the last takes seconds. Each request has another alpha, so that none is like another."""
 SHORT = MIX[0][1]

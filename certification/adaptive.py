@@ -20,6 +20,8 @@ PILOT_LEVEL = 0.1
 """How doubtful a look at the selection votes is before the joint estimator is chosen."""
 SETTLING_ROUND = 4096
 Thresholds = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+Watch = Callable[[Callable[[], float]], None]
+"""Given, as a run begins, what computes the lower bound that it has shown so far."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,13 @@ class Shown:
     stopped_by: StoppedBy | None
 
 
-def run_single(cast: Callable[[int], tuple[int, int]], goal: Goal, alpha: float, draws: int) -> Shown:
+def unwatched(so_far: Callable[[], float]) -> None:
+    """Nobody watches the run."""
+
+
+def run_single(
+    cast: Callable[[int], tuple[int, int]], goal: Goal, alpha: float, draws: int, watch: Watch = unwatched
+) -> Shown:
     """One vote a draw.
 
     Parameters
@@ -49,9 +57,11 @@ def run_single(cast: Callable[[int], tuple[int, int]], goal: Goal, alpha: float,
         In (0, 1).
     draws : int
         The most there may be.
+    watch : callable
     """
     n = k = 0
     best = (0, 0, 0.0)
+    watch(lambda: best[2])
     wanted, stopped_by = goal.wanted, None
     while stopped_by is None:
         missing = int(votes_to_accept(k, n, wanted, alpha, draws - n))
@@ -82,13 +92,16 @@ def run_single(cast: Callable[[int], tuple[int, int]], goal: Goal, alpha: float,
     return Shown(best[0], best[1], p_lower, 1, n, stopped_by)
 
 
-def run_nested(votes: VoteSource, label: int, thresholds: Thresholds, test: NestedTest) -> Shown:
+def run_nested(
+    votes: VoteSource, label: int, thresholds: Thresholds, test: NestedTest, watch: Watch = unwatched
+) -> Shown:
     """An inner test of ``H_c >= tau`` a draw, all of them advancing together in rounds.
 
     ``thresholds`` gives tau at drawn parameters.
     """
     first = votes.drawn
     asked = None
+    watch(lambda: test.result()[2])
     try:
         while True:
             asked = test.next_round()

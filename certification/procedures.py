@@ -7,7 +7,9 @@ by B.3 to B.5 (``adaptive``, ``schedule``), or with the papers' fixed numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from .calibration import checked_bounds, choose_error_bound, rho_upper
 from .effort import Effort
 from .outcome import Abstained, Certified, Counts, ErrorBoundSummary, Outcome, Prediction
 from .plan import CertificationPlan
-from .protocols import ErrorBoundSource, Stage, VoteSource
+from .protocols import ErrorBoundSource, SoFar, Stage, VoteSource, Watch
 from .radius import inner_threshold
 from .schedule import NestedTest
 from .thresholds import CommonBound, ErrorBound, OwnBounds
@@ -42,11 +44,16 @@ def no_stage(name: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def unwatched(so_far: SoFar) -> None:
+    """Nobody watches the run."""
+
+
 def certify(
     plan: CertificationPlan,
     votes: VoteSource,
     bounds: ErrorBoundSource | None = None,
     stage: Stage = no_stage,
+    watch: Watch = unwatched,
 ) -> Outcome:
     """Certify the smoothed classifier's answer for one image.
 
@@ -59,6 +66,8 @@ def certify(
         The image's error bounds over the plan's attack range; needed by the individual guarantee.
     stage : Stage
         Opened around "bound", "select" and "estimate".
+    watch : Watch
+        Given what a sequential run has shown so far.
 
     Where a source or a stage raises :class:`OutOfTime`, the outcome is what was shown until then, and as valid: a
     sequential run may stop at any time. The papers' procedure then has nothing to show.
@@ -74,12 +83,14 @@ def certify(
         If the bounds are missing, or a source returns impossible numbers.
     """
     try:
-        return _certify(plan, votes, bounds, stage)
+        return _certify(plan, votes, bounds, stage, watch)
     except OutOfTime:
         return Abstained(plan, TOO_LATE, Counts(0, 0, 0, 0, 0), stopped_by=StoppedBy.DEADLINE)
 
 
-def _certify(plan: CertificationPlan, votes: VoteSource, bounds: ErrorBoundSource | None, stage: Stage) -> Outcome:
+def _certify(
+    plan: CertificationPlan, votes: VoteSource, bounds: ErrorBoundSource | None, stage: Stage, watch: Watch
+) -> Outcome:
     error: ErrorBound | None = None
     try:
         if plan.has_both_noises:
@@ -96,16 +107,21 @@ def _certify(plan: CertificationPlan, votes: VoteSource, bounds: ErrorBoundSourc
     if label is None:
         nothing = Counts(plan.n0, 0, 0, 0, plan.n0)
         return Abstained(plan, NO_VOTE, nothing, None, error.summary if error else None)
+
+    def seen(estimator: Estimator | None, p_lower: Callable[[], float]) -> None:
+        def so_far() -> tuple[float, float | None]:
+            reached = p_lower()
+            return reached, _radius(plan, reached, estimator, error)
+
+        watch(so_far)
+
     with stage("estimate"):
-        shown, estimator = _estimate(plan, votes, label, int(classes[label]), error)
+        shown, estimator = _estimate(plan, votes, label, int(classes[label]), error, seen)
     counts, summary = _counts(plan, shown), error.summary if error else None
-    E, rho_E = (error.error_bound, error.rho_E) if error else (0.0, 0.0)
-    radius = plan.radius(shown.p_lower, rho_E, estimator or Estimator.JOINT, E)
+    radius = _radius(plan, shown.p_lower, estimator, error)
     if radius is None:
         reason = _too_few(shown, label)
         return Abstained(plan, reason, counts, shown.p_lower, summary, estimator, shown.stopped_by)
-    if plan.transformation is not Transformation.L2:
-        radius = min(radius, plan.full_radius)
     return Certified(plan, label, radius, shown.p_lower, counts, summary, estimator, shown.stopped_by)
 
 
@@ -223,10 +239,29 @@ def _check_affordable(plan: CertificationPlan, error: ErrorBound) -> None:
         )
 
 
+def _radius(
+    plan: CertificationPlan, p_lower: float, estimator: Estimator | None, error: ErrorBound | None
+) -> float | None:
+    """What a lower bound shows, cut at the attack range."""
+    E, rho_E = (error.error_bound, error.rho_E) if error else (0.0, 0.0)
+    radius = plan.radius(p_lower, rho_E, estimator or Estimator.JOINT, E)
+    if radius is None or plan.transformation is Transformation.L2:
+        return radius
+    return min(radius, plan.full_radius)
+
+
 def _estimate(
-    plan: Effort, votes: VoteSource, label: int, leading: int, error: ErrorBound | None
+    plan: Effort,
+    votes: VoteSource,
+    label: int,
+    leading: int,
+    error: ErrorBound | None,
+    seen: Callable[[Estimator | None, Callable[[], float]], None] = lambda estimator, p_lower: None,
 ) -> tuple[Shown, Estimator | None]:
-    """Fresh draws for or against the class that ``leading`` of the selection votes chose, and which estimator."""
+    """Fresh draws for or against the class that ``leading`` of the selection votes chose, and which estimator.
+
+    ``seen`` is given the estimator, and what computes the lower bound shown so far.
+    """
     E, rho_E = (error.error_bound, error.rho_E) if error else (0.0, 0.0)
     alpha = plan.alpha_shares["alpha_gamma"]
     if not plan.is_sequential:
@@ -240,10 +275,11 @@ def _estimate(
         estimator = Estimator.JOINT if safe else Estimator.NESTED
     goal, draws, budget = plan.goal(estimator, E, rho_E), plan.draws(estimator), plan.max_votes - plan.n0
     if estimator is Estimator.JOINT or error is None:
-        shown = run_single(lambda m: _votes_for(plan, votes, label, m), goal, alpha, min(draws, budget))
-        return shown, estimator if error else None
+        named = estimator if error else None
+        watch = partial(seen, named)
+        return run_single(lambda m: _votes_for(plan, votes, label, m), goal, alpha, min(draws, budget), watch), named
     test = NestedTest(goal, alpha=alpha, alpha_delta=plan.alpha_delta, draws=draws, budget=budget, n_delta=plan.n_delta)
-    return run_nested(votes, label, error.thresholds, test), estimator
+    return run_nested(votes, label, error.thresholds, test, partial(seen, estimator)), estimator
 
 
 def _fixed(plan: Effort, votes: VoteSource, label: int, error_bound: float, alpha: float) -> Shown:

@@ -1,4 +1,4 @@
-"""What a procedure needs from outside: votes of the base classifier, and error bounds."""
+"""What a procedure needs from outside: votes of the base classifier, error bounds, and who watches it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ Stage = Callable[[str], AbstractContextManager[None]]
 
 Stages may be nested; the time of an inner one is not the outer one's.
 """
+SoFar = Callable[[], tuple[float, float | None]]
+"""Computes ``p_lower`` and the radius (None: none yet) that a run has shown so far, on the run's own thread.
+
+Both hold at any time, with the run's alpha: the lower bounds are a confidence sequence (docs/guarantees.md, B.5).
+"""
+Watch = Callable[[SoFar], None]
+"""Given what a sequential run shows, once, before its estimation draws; to be asked while votes are cast."""
 
 
 class VoteSource(Protocol):

@@ -24,6 +24,7 @@ NEEDED: Mapping[str, frozenset[KeyScope]] = {
     "/v1/predict": frozenset({KeyScope.PREDICT, KeyScope.CERTIFY}),
     "/v1/certify": frozenset({KeyScope.CERTIFY}),
     "/v1/certificates": frozenset({KeyScope.CERTIFY, KeyScope.ADMIN}),
+    "/v1/jobs": frozenset({KeyScope.CERTIFY}),
     "/v2/models": frozenset({KeyScope.PREDICT, KeyScope.CERTIFY}),
     "/metrics": frozenset({KeyScope.ADMIN}),
 }
@@ -31,8 +32,8 @@ NEEDED: Mapping[str, frozenset[KeyScope]] = {
 (a line feed at its end); any key for the others. An inference that certifies and the deletion of a
 certificate demand more (:func:`demand`)."""
 ADMIN = frozenset({KeyScope.ADMIN})
-SPENDING = ("/v1/predict", "/v1/certify", "/v1/certificates", "/v2/models")
-"""Paths whose answers cost votes."""
+SPENDING = ("/v1/predict", "/v1/certify", "/v1/certificates", "/v1/jobs", "/v2/models")
+"""Paths under which a POST costs votes."""
 MINUTE, DAY = 60.0, 86_400.0
 
 
@@ -87,7 +88,7 @@ class Meter:
                 maximum=key.requests_per_minute,
                 retry_after_seconds=max(math.ceil(free - now), 1),
             )
-        if spends and key.votes_per_day is not None and usage.votes >= key.votes_per_day:
+        if spends and self.is_spent(key):
             raise BudgetError(
                 f"this key may use {key.votes_per_day} votes a day; the next day begins at midnight UTC",
                 maximum=key.votes_per_day,
@@ -95,6 +96,10 @@ class Meter:
             )
         if key.requests_per_minute is not None:
             usage.times.append(now)
+
+    def is_spent(self, key: KeyEntry) -> bool:
+        """Whether no votes are left today."""
+        return key.votes_per_day is not None and self._usage(key).votes >= key.votes_per_day
 
     def charge(self, key: KeyEntry, votes: int) -> None:
         """Count the votes of an answer."""
@@ -108,13 +113,35 @@ class Meter:
         return usage
 
 
+class Accounts:
+    """The keys of one server and what they have used; on the event loop.
+
+    Parameters
+    ----------
+    keyring : Keyring
+    metrics : Metrics
+    """
+
+    def __init__(self, keyring: Keyring, metrics: Metrics) -> None:
+        self.keyring, self.meter, self._metrics = keyring, Meter(), metrics
+
+    def charge(self, key: KeyEntry, votes: int) -> None:
+        """Count the votes of an answer."""
+        self.meter.charge(key, votes)
+        self._metrics.key_votes.labels(key.name).inc(votes)
+
+    @property
+    def spent(self) -> list[str]:
+        """Names of the keys that have no votes left today."""
+        return [key.name for key in self.keyring.entries.values() if self.meter.is_spent(key)]
+
+
 class Access:
     """Lets a request through if its key may make it; reads nothing but its head."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, metrics: Metrics, *, metrics_open: bool) -> None:
-        self._app, self._keyring, self._metrics = app, keyring, metrics
+    def __init__(self, app: ASGIApp, accounts: Accounts, *, metrics_open: bool) -> None:
+        self._app, self._accounts = app, accounts
         self._open = OPEN | {"/metrics"} if metrics_open else OPEN
-        self._meter = Meter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -130,17 +157,17 @@ class Access:
         try:
             await self._app(scope, receive, send)
         finally:
-            self._meter.charge(key, state.votes)
-            self._metrics.key_votes.labels(key.name).inc(state.votes)
+            self._accounts.charge(key, state.votes)
 
     def _admit(self, scope: Scope) -> KeyEntry:
-        key = self._keyring.find(_presented(Headers(scope=scope)))
+        key = self._accounts.keyring.find(_presented(Headers(scope=scope)))
         scope["surety"].key, scope["surety"].scopes = key.name, key.scopes
         path = scope["path"]
         for begin, needed in NEEDED.items():
             if path.startswith(begin):
                 demand(scope, needed)
-        self._meter.admit(key, spends=path.startswith(SPENDING))
+        spends = scope["method"] == "POST" and path.startswith(SPENDING)
+        self._accounts.meter.admit(key, spends=spends)
         return key
 
 

@@ -17,19 +17,20 @@ from starlette.responses import Response
 from certification import __version__
 from certification.vocabulary import CertificationError
 
-from .access import Access
+from .access import Access, Accounts
 from .body import refusal
 from .engine import Engine
 from .errors import HTTP_KINDS, INTERNAL, Kind, ProblemResponse, RequestError, kind_of, problem_of
 from .headers import SecurityHeaders, docs_policy
 from .images import forbid_pillow_warnings
+from .jobs import Jobs
 from .keys import Keyring
 from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .middleware import BodyLimit, RequestContext
 from .openapi import DESCRIPTION, document
 from .records import Records
-from .routes import certificates, certify, health, inference, models, predict
+from .routes import certificates, certify, health, inference, jobs, models, predict
 from .services import Services
 from .settings import Settings, SettingsError
 
@@ -64,14 +65,20 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     )  # fmt: skip
     metrics = Metrics(engine)
     records = Records(settings, metrics)
-    services = Services(settings, metrics, engine, Lifecycle(settings, metrics, records, on_failure), records)
+    lifecycle = Lifecycle(settings, metrics, records, on_failure)
+    accounts = None if settings.keys_file is None else Accounts(Keyring(settings.keys_file), metrics)
+    services = Services(
+        settings, metrics, engine, lifecycle, records, Jobs(settings, metrics, engine, lifecycle, records, accounts)
+    )
     tracing = _tracing(settings.otel_endpoint)
     forbid_pillow_warnings()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         services.lifecycle.start()
+        services.jobs.start()
         yield
+        await services.jobs.close()
         engine.abort()
         engine.close()
         services.lifecycle.close()
@@ -90,7 +97,7 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     )
     app.state.services = services
     app.openapi = document(app)  # type: ignore[method-assign]
-    for module in (predict, certify, certificates, models, inference, health):
+    for module in (predict, certify, jobs, certificates, models, inference, health):
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(CertificationError, _answer)
@@ -98,9 +105,8 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_middleware(BodyLimit, settings=settings)
-    if settings.keys_file is not None:
-        keyring = Keyring(settings.keys_file)
-        app.add_middleware(Access, keyring=keyring, metrics=metrics, metrics_open=settings.metrics_open)
+    if accounts is not None:
+        app.add_middleware(Access, accounts=accounts, metrics_open=settings.metrics_open)
     app.add_middleware(RequestContext, metrics=metrics, tracing=tracing)
     app.add_middleware(SecurityHeaders, docs=app.docs_url, policy=docs_policy(app))
     return app

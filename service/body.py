@@ -20,7 +20,7 @@ from .errors import ClientGoneError, ContentTypeError, FieldError, MalformedBody
 from .schemas import INTEGERS, NUMBERS
 
 MULTIPART, JSON, BINARY = "multipart/form-data", "application/json", "application/octet-stream"
-MAX_FORM_FIELDS, MAX_FILES = 32, 4
+MAX_FORM_FIELDS, MAX_FORM_FILES = 32, 4
 MAX_JSON_ELEMENTS = 1000
 """A request has a dozen fields; parsing millions would block the event loop."""
 MAX_NUMBER_LENGTH = 60
@@ -50,17 +50,23 @@ async def read_submission(request: Request, kind: type[F]) -> tuple[F, bytes]:
     ContentTypeError, MalformedBodyError, FieldError
         Each with a message for the client.
     """
+    fields, (image,) = await read_submissions(request, kind, None)
+    return fields, image
+
+
+async def read_submissions(request: Request, kind: type[F], most: int | None) -> tuple[F, list[bytes]]:
+    """The same for one to ``most`` images: repeated parts ``image``, or in JSON a list; None: one, and no list."""
     content_type = check_head(request)
     if content_type == MULTIPART:
-        values, image = await _multipart(request)
+        values, images = await _multipart(request, most)
     elif content_type == JSON:
-        values, image = await asyncio.to_thread(_json, await request.body())
+        values, images = await asyncio.to_thread(_json, await request.body(), most)
     else:
         raise ContentTypeError(
             f"content type {quote(content_type)} is not supported: send {MULTIPART} or {JSON}",
             supported=[MULTIPART, JSON],
         )
-    return validate(values, kind), image
+    return validate(values, kind), images
 
 
 def check_head(request: Request) -> str:
@@ -112,7 +118,7 @@ class _WholeForm(MultiPartParser):
         self.ended = True
 
 
-async def _form(request: Request) -> FormData:
+async def _form(request: Request, max_files: int) -> FormData:
     async def chunks() -> AsyncGenerator[bytes, None]:
         async for chunk in request.stream():
             yield chunk
@@ -120,40 +126,48 @@ async def _form(request: Request) -> FormData:
             raise MultiPartException("It ends before its last boundary.")
 
     async with aclosing(chunks()) as stream:
-        parser = _WholeForm(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FORM_FIELDS)
+        parser = _WholeForm(request.headers, stream, max_files=max_files, max_fields=MAX_FORM_FIELDS)
         return await parser.parse()
 
 
-async def _multipart(request: Request) -> tuple[dict[str, Any], bytes]:
+def _too_many_images(most: int) -> FieldError:
+    return FieldError(f"image: at most {most} images may be sent at once", field="image", maximum=most)
+
+
+async def _multipart(request: Request, most: int | None) -> tuple[dict[str, Any], list[bytes]]:
     try:
-        form = await _form(request)
+        form = await _form(request, max(most or 0, MAX_FORM_FILES))
     except RequestError:
         raise
     except ClientDisconnect as error:
         raise ClientGoneError("the client left while sending") from error
     except MultiPartException as error:
+        if most is not None and error.message.startswith("Too many files"):
+            raise _too_many_images(most) from error
         raise MalformedBodyError(f"the multipart body cannot be parsed: {error.message}") from error
     except (ValueError, LookupError) as error:
         raise MalformedBodyError("the multipart body cannot be parsed") from error
     values: dict[str, Any] = {}
-    image: bytes | None = None
+    images: list[bytes] = []
     try:
         for name, value in form.multi_items():
-            if name in values or (name == "image" and image is not None):
+            if name in values or (name == "image" and images and most is None):
                 raise FieldError(f"{quote(name)} is given more than once", field=name[:60])
             if name == "image":
                 if not isinstance(value, UploadFile):
                     raise FieldError("image: must be a file part (with a filename)", field="image")
-                image = await value.read()
+                if most is not None and len(images) == most:
+                    raise _too_many_images(most)
+                images.append(await value.read())
             elif isinstance(value, UploadFile):
                 raise FieldError(f"{quote(name)} must be text, not a file", field=name[:60])
             else:
                 values[name] = _from_text(name, value)
     finally:
         await form.close()
-    if image is None:
+    if not images:
         _required_image()
-    return values, image
+    return values, images
 
 
 def _from_text(name: str, text: str) -> Any:
@@ -165,11 +179,17 @@ def _from_text(name: str, text: str) -> Any:
     return text
 
 
-def _json(body: bytes) -> tuple[dict[str, Any], bytes]:
-    values = parse_object(body, MAX_JSON_ELEMENTS)
+def _json(body: bytes, most: int | None) -> tuple[dict[str, Any], list[bytes]]:
+    values = parse_object(body, MAX_JSON_ELEMENTS + (most or 0))
     if "image" not in values:
         _required_image()
-    return values, from_base64(values.pop("image"))
+    given = values.pop("image")
+    texts = given if isinstance(given, list) and most is not None else [given]
+    if not texts:
+        _required_image()
+    if most is not None and len(texts) > most:
+        raise _too_many_images(most)
+    return values, [from_base64(text) for text in texts]
 
 
 def parse_object(body: bytes, max_elements: int) -> dict[str, Any]:

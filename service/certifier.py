@@ -27,6 +27,7 @@ from .errors import FieldError
 from .images import DecodedImage, ImageSpec, as_png, decode
 from .metrics import Metrics
 from .planning import Chosen, Planner
+from .progress import Report
 from .schemas import (
     CertifyFields,
     CertifyReply,
@@ -93,19 +94,21 @@ class Certifier:
         return replace(self._prepare(chosen, None, data), replay=replay)
 
     def certify(
-        self, task: Task[CertificationPlan], cancellation: Cancellation
+        self, task: Task[CertificationPlan], cancellation: Cancellation, report: Report | None = None
     ) -> tuple[Task[CertificationPlan], CertifyReply]:
         """Compute a certificate; on a worker thread. The task comes back as it was computed, see :meth:`run`."""
-        task, outcome = self.run(task, cancellation)
+        task, outcome = self.run(task, cancellation, report)
         self._metrics.observe_certificate(outcome)
         return task, self.reply(task, outcome)
 
-    def run(self, task: Task[CertificationPlan], cancellation: Cancellation) -> tuple[Task[CertificationPlan], Outcome]:
+    def run(
+        self, task: Task[CertificationPlan], cancellation: Cancellation, report: Report | None = None
+    ) -> tuple[Task[CertificationPlan], Outcome]:
         """Make the votes of a certificate; on a worker thread.
 
         The task comes back with the sizes that its work was cut into, which a shortage of memory may have changed.
         """
-        computed = self._compute(task, cancellation)
+        computed = self._compute(task, cancellation, report)
         if isinstance(computed.found, Prediction):
             raise TypeError("a certificate was ordered, a prediction came")
         return replace(task, replay=computed.replay), computed.found
@@ -138,12 +141,12 @@ class Certifier:
         self._metrics.observe_prediction(task.plan, prediction)
         return PredictReply(**self._answer(task, prediction), reason=prediction.reason)
 
-    def _compute(self, task: Task[P], cancellation: Cancellation) -> Computed:
+    def _compute(self, task: Task[P], cancellation: Cancellation, report: Report | None = None) -> Computed:
         order = Order(
             task.model.card.id, task.model.digest, task.plan, task.image.pixels, task.replay,
             urgent=task.seconds <= self._settings.short_seconds,
         )  # fmt: skip
-        computed = self._computer.compute(order, cancellation)
+        computed = self._computer.compute(order, cancellation, report)
         task.clock.add(computed.seconds, computed.spans)
         return computed
 

@@ -18,12 +18,18 @@ class StageClock:
     ----------
     check : callable
         Called whenever a stage begins; may raise to stop the work there.
+
+    Attributes
+    ----------
+    entered : callable
+        Told the name of each stage that begins.
     """
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.spans: dict[str, tuple[float, float]] = {}
         self.check = check
+        self.entered: Callable[[str], None] = lambda name: None
         self._open: list[str] = []
         self._since = self._begun = time.monotonic()
 
@@ -38,10 +44,16 @@ class StageClock:
             self.seconds[name] += spent
         self.spans |= spans
 
+    @property
+    def current(self) -> str | None:
+        """The innermost stage that is open."""
+        return self._open[-1] if self._open else None
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure what happens inside as ``name``."""
         self.check()
+        self.entered(name)
         begun = self._switch()
         self._open.append(name)
         try:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from certification.effort import Effort
 from certification.outcome import Outcome, Prediction
 from certification.plan import CertificationPlan, PredictPlan
-from certification.procedures import certify, predict
+from certification.procedures import certify, predict, unwatched
 from certification.vocabulary import OutOfTime
 from gpu.cells import BoundSettings
 from models.batches import SharedBatches
@@ -32,6 +32,7 @@ from models.votes import BaseClassifierVotes
 from .clock import StageClock
 from .costs import measured
 from .engine import Cancellation
+from .progress import Report, Watcher
 
 logger = logging.getLogger("surety")
 
@@ -126,8 +127,10 @@ class Computer(Protocol):
     def vote_seconds(self) -> Mapping[str, float]:
         """Seconds of a vote by model id, measured now."""
 
-    def compute(self, order: Order, cancellation: Cancellation) -> Computed:
+    def compute(self, order: Order, cancellation: Cancellation, report: Report | None = None) -> Computed:
         """Make a run; looks at the cancellation between batches, and ends early with what it has if time is up.
+
+        ``report`` is told how far it has come.
 
         Raises
         ------
@@ -167,11 +170,11 @@ class LocalComputer:
         """See :class:`Computer`."""
         return measured(self.registry, self.machine.device, self._batch_size)
 
-    def compute(self, order: Order, cancellation: Cancellation) -> Computed:
+    def compute(self, order: Order, cancellation: Cancellation, report: Report | None = None) -> Computed:
         """See :class:`Computer`."""
         while True:
             try:
-                return self._compute(order, cancellation)
+                return self._compute(order, cancellation, report)
             except Exception as error:
                 if not is_shortage(error):
                     raise
@@ -185,7 +188,7 @@ class LocalComputer:
             if self.machine.device == "cuda":
                 torch.cuda.empty_cache()
 
-    def _compute(self, order: Order, cancellation: Cancellation) -> Computed:
+    def _compute(self, order: Order, cancellation: Cancellation, report: Report | None) -> Computed:
         model, plan, clock = self.registry.get(order.model), order.plan, StageClock(cancellation.check)
         found: Outcome | Prediction
         if isinstance(plan, CertificationPlan):
@@ -198,7 +201,8 @@ class LocalComputer:
                 model, order.pixels, plan.attack_range, plan.image_is,
                 BoundSettings(chunk_bytes=order.replay.bound_chunk_bytes), self.machine.device, clock.stage,
             )  # fmt: skip
-            found = certify(plan, votes, bounds, clock.stage)
+            watch = unwatched if report is None else Watcher(report).attach(clock, votes)
+            found = certify(plan, votes, bounds, clock.stage, watch)
         elif isinstance(plan, PredictPlan):
             found = predict(plan, self._votes(model, order, cancellation), clock.stage)
         else:

@@ -93,6 +93,30 @@ class RecordsUnavailableError(RequestError):
     """The database of certificates cannot be used now."""
 
 
+class UnknownJobError(RequestError):
+    """No job has this id, or it is another key's."""
+
+
+class JobsDisabledError(RequestError):
+    """Without records there is no database that jobs could be kept in."""
+
+
+class JobLimitError(RequestError):
+    """Too many jobs are unfinished."""
+
+
+class IdempotencyError(RequestError):
+    """The idempotency key belongs to another request."""
+
+
+class ModelChangedError(RequestError):
+    """The model that a job was planned for is another one by now, or gone."""
+
+
+class GivenUpError(RequestError):
+    """Servers ended again and again while they computed this."""
+
+
 class AttackRangeError(RequestError):
     """The attack range is wider than the model or its calibration allows."""
 
@@ -170,6 +194,12 @@ ERROR_TABLE: Mapping[type[Exception], Kind] = {
     UnknownCertificateError: Kind(404, "unknown_certificate", "No such certificate"),
     DeletionDisabledError: Kind(403, "deletion_disabled", "Certificates cannot be deleted here"),
     RecordsUnavailableError: Kind(503, "records_unavailable", "The certificate cannot be stored or read now"),
+    UnknownJobError: Kind(404, "unknown_job", "No such job"),
+    JobsDisabledError: Kind(409, "jobs_disabled", "This server keeps no jobs"),
+    JobLimitError: Kind(429, "job_limit", "Too many jobs are unfinished"),
+    IdempotencyError: Kind(422, "idempotency_key", "The idempotency key belongs to another request"),
+    ModelChangedError: Kind(409, "model_changed", "The model has changed since the job was sent"),
+    GivenUpError: Kind(500, "given_up", "The server ended too often while it computed this"),
     AttackRangeError: Kind(422, "attack_range", "The attack range is too wide"),
     ModelTransformationError: Kind(422, "model_transformation", "The model does not serve this transformation"),
     CalibrationMissingError: Kind(409, "calibration_missing", "There is no calibrated error bound"),
@@ -283,3 +313,9 @@ def problem_of(error: Exception, instance: str) -> ProblemResponse:
         # The rest of the body may be unread: the connection cannot be used again.
         headers["Connection"] = "close"
     return ProblemResponse(kind, detail, instance=instance, members=members, headers=headers)
+
+
+def problem_document(error: Exception, instance: str) -> dict[str, Any]:
+    """The members of a problem, for what is told later than in an answer."""
+    document: dict[str, Any] = json.loads(bytes(problem_of(error, instance).body))
+    return document

@@ -177,6 +177,12 @@ class Keyring:
             raise UnauthenticatedError("the API key is not valid")
         return entry
 
+    @property
+    def entries(self) -> dict[str, KeyEntry]:
+        """The keys that are valid now, by name."""
+        self._refresh()
+        return {name: entry for name, entry in self._entries.items() if not entry.expired}
+
     def _stamp_now(self) -> tuple[int, int, int] | None:
         try:
             status = self._path.stat()

@@ -100,6 +100,9 @@ class Metrics:
         self.votes = self._counter("votes", "Base-classifier evaluations.", "model")
         self.key_votes = self._counter("key_votes", "Base-classifier evaluations charged to an API key.", "key")
         self.records = self._counter("records", "Certificates that were stored, or could not be.", "result")
+        self.jobs = self._gauge("jobs", "Jobs in the database, of all servers.", "status")
+        self.job_items_waiting = self._gauge("job_items_waiting", "Images of jobs that wait, of all servers.")
+        self.job_items = self._counter("job_items", "Images of jobs that this server is through with.", "status")
         self.radius = self._histogram(
             "radius", "Certified radii in the unit.", RADII, "transformation", "guarantee", "unit"
         )

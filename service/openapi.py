@@ -116,30 +116,32 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
     return openapi
 
 
-def submission(kind: type[BaseModel]) -> dict[str, Any]:
-    """The request body of a POST, as multipart and as JSON, with examples that work when pasted."""
+def submission(kind: type[BaseModel], *, many: bool = False) -> dict[str, Any]:
+    """The request body of a POST, as multipart and as JSON, with examples that work when pasted.
+
+    ``many``: the image may be a list of them.
+    """
+    file: dict[str, Any] = {"type": "string", "format": "binary", "description": "A file."}
+    text: dict[str, Any] = {
+        "type": "string",
+        "format": "byte",
+        "description": "Base64 of a file, or a data: URL.",
+    }
+    if many:
+        file = {"type": "array", "items": file, "minItems": 1, "description": "One part a file."}
+        text = {"oneOf": [text, {"type": "array", "items": text, "minItems": 1}]}
     return {
         "requestBody": {
             "required": True,
             "content": {
-                MULTIPART: {"schema": _schema(kind, {"type": "string", "format": "binary", "description": "A file."})},
-                JSON: {
-                    "schema": _schema(
-                        kind,
-                        {
-                            "type": "string",
-                            "format": "byte",
-                            "description": "Base64 of a file, or a data: URL.",
-                        },
-                    ),
-                    "examples": _examples(kind),
-                },
+                MULTIPART: {"schema": _schema(kind, file)},
+                JSON: {"schema": _schema(kind, text), "examples": _examples(kind)},
             },
         }
     }
 
 
-def _schema(kind: type[BaseModel], image: dict[str, str]) -> dict[str, Any]:
+def _schema(kind: type[BaseModel], image: dict[str, Any]) -> dict[str, Any]:
     """The fields' JSON schema with the image in front."""
     schema = _inlined(kind)
     return {**schema, "properties": {"image": image, **schema["properties"]}, "required": ["image"]}

@@ -95,6 +95,11 @@ class Records:
             self._opened[0].close()
 
     @property
+    def store(self) -> Store | None:
+        """The database; None where there are no records, or not yet."""
+        return None if self._opened is None else self._opened[0]
+
+    @property
     def signing_key(self) -> SigningKey:
         """The key that signs; raises :class:`UnknownCertificateError` where nothing is signed."""
         return self._parts()[1]
@@ -114,19 +119,24 @@ class Records:
         """
         if self._opened is None:
             return reply
-        store, key = self._opened
-        identifier, now = secrets.token_urlsafe(ID_BYTES), time.time()
-        document = certificate_of(task, reply, machine=machine, identifier=identifier, created=now)
-        image = task.upload if self._settings.store_images else None
+        record = self.sign(task, reply, machine)
         try:
-            store.add(Record(identifier, now, key.sign(document.to_json()).to_text(), image))
+            self._opened[0].add(record)
         except RecordsUnavailableError:
             self._metrics.records.labels("failed").inc()
             if self._required:
                 raise
             return reply
         self._metrics.records.labels("stored").inc()
-        return reply.model_copy(update={"certificate_id": identifier})
+        return reply.model_copy(update={"certificate_id": record.id})
+
+    def sign(self, task: Task[CertificationPlan], reply: CertifyReply, machine: Machine) -> Record:
+        """A new record of an answer, which is not stored yet."""
+        _, key = self._parts()
+        identifier, now = secrets.token_urlsafe(ID_BYTES), time.time()
+        document = certificate_of(task, reply, machine=machine, identifier=identifier, created=now)
+        image = task.upload if self._settings.store_images else None
+        return Record(identifier, now, key.sign(document.to_json()).to_text(), image)
 
     def get(self, identifier: str) -> Record:
         """A record; raises :class:`UnknownCertificateError`."""

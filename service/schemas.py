@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -201,6 +202,50 @@ class CertifyReply(AnswerReply):
     )
 
 
+class JobStatus(StrEnum):
+    """Of a job, and of each of its images; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Problem(Reply):
+    """RFC 9457; further members depend on the type (``field``, ``required``, ``expected``, ...)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(
+        description="urn:surety:problem: and a stable label.", examples=["urn:surety:problem:invalid_field"]
+    )
+    title: str
+    status: int
+    detail: str
+    instance: str
+
+
+class JobItemReply(Reply):
+    """One image of a job."""
+
+    item: int = Field(description="Place of the image among those sent, from 0.")
+    status: JobStatus
+    reply: CertifyReply | None = Field(description="What /v1/certify would have answered; null until it is done.")
+    problem: Problem | None = Field(description="Why it failed; null otherwise.")
+
+
+class JobReply(Reply):
+    """A job and all that came of it so far."""
+
+    id: str
+    status: JobStatus = Field(description="done: all images are over, and at least one of them done; failed: none is.")
+    created: str = Field(description="UTC.")
+    finished: str | None = Field(description="UTC; null while images wait or are computed.")
+    last_event_id: int = Field(description="Number of the newest event.")
+    items: list[JobItemReply]
+
+
 class SignedCertificateReply(Reply):
     """A certificate as it was signed: the signature is of the canonical JSON of ``certificate`` (docs/records.md)."""
 
@@ -325,17 +370,3 @@ class BoundsQuery(BaseModel):
 
     model: Annotated[str, Field(max_length=100)] | None = Field(default=None, description="Only this model's.")
     transformation: Transformation | None = Field(default=None, description="Only this transformation's.")
-
-
-class Problem(Reply):
-    """RFC 9457; further members depend on the type (``field``, ``required``, ``expected``, ...)."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = Field(
-        description="urn:surety:problem: and a stable label.", examples=["urn:surety:problem:invalid_field"]
-    )
-    title: str
-    status: int
-    detail: str
-    instance: str

@@ -31,7 +31,8 @@ CLOSING_SECONDS = 3
 class DrainingServer(uvicorn.Server):
     """After the first SIGTERM or SIGINT: no new work (503, not ready) until what runs is done.
 
-    When ``drain_seconds`` are over, what still runs answers with what it has shown.
+    When ``drain_seconds`` are over, what still runs answers with what it has shown. Jobs are given back at once, for
+    another server, or this one after its restart.
 
     Health and metrics answer meanwhile. A second signal stops at once.
     """
@@ -52,12 +53,13 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Called every tenth of a second."""
-        engine = self._services.engine
+        engine, jobs = self._services.engine, self._services.jobs
         if self._deadline is not None:
+            jobs.drain()
             late = time.monotonic() - self._deadline
             if late >= 0.0:
                 engine.hurry()
-            if engine.idle or late >= PARTIAL_SECONDS:
+            if (engine.idle and jobs.idle) or late >= PARTIAL_SECONDS:
                 if not engine.idle:
                     logger.warning("work did not answer after drain_seconds and is given up")
                 engine.abort()
@@ -103,7 +105,7 @@ def serve(settings: Settings) -> int:
     if failure is not None:
         print(f"surety: {failure}", file=sys.stderr)
     status = 0 if failure is None else 1
-    if not services.engine.idle:
+    if not (services.engine.idle and services.jobs.idle):
         # A thread that did not stop in time would keep the interpreter from ending.
         sys.stderr.flush()
         os._exit(status)

@@ -8,6 +8,7 @@ from typing import cast
 from starlette.requests import Request
 
 from .engine import Engine
+from .jobs import Jobs
 from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .records import Records
@@ -23,6 +24,7 @@ class Services:
     engine: Engine
     lifecycle: Lifecycle
     records: Records
+    jobs: Jobs
 
 
 def services_of(request: Request) -> Services:

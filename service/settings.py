@@ -84,6 +84,14 @@ class Settings(BaseSettings):
         Age, and number, beyond which the oldest certificates are deleted; None: kept.
     records_deletion
         Whether whoever knows a certificate's id may delete it.
+    job_slots
+        Images of jobs computed at once, beside ``max_running`` requests; 0 leaves them to other servers.
+    max_job_images, max_unfinished_jobs
+        Images in one job, and jobs that may wait or be computed; a further one gets 429.
+    job_lease_seconds
+        After how long without a sign of life another server takes over what a server had begun.
+    jobs_max_days
+        Days after which a finished job is deleted (its certificates are not); None: kept.
     """
 
     model_config = SettingsConfigDict(env_prefix="SURETY_", extra="ignore", frozen=True)
@@ -127,6 +135,12 @@ class Settings(BaseSettings):
     records_max_days: float | None = Field(default=None, gt=0)
     records_max_count: int | None = Field(default=None, ge=1)
     records_deletion: bool = False
+
+    job_slots: int = Field(default=1, ge=0, le=256)
+    max_job_images: int = Field(default=100, ge=1, le=10_000)
+    max_unfinished_jobs: int = Field(default=100, ge=1)
+    job_lease_seconds: float = Field(default=30.0, ge=1, le=3600)
+    jobs_max_days: float | None = Field(default=7.0, gt=0)
 
     @property
     def data_folder(self) -> Path:

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +23,7 @@ from alembic.util import CommandError
 from sqlalchemy import (
     URL,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Float,
@@ -40,7 +41,7 @@ from sqlalchemy import (
     make_url,
     select,
 )
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from .errors import RecordsUnavailableError
 
@@ -55,9 +56,10 @@ BUSY_SECONDS = 10.0
 """How long a transaction waits for another one, or for a connection."""
 CONNECT_SECONDS = 5
 RETRY_SECONDS = 5
+METADATA = MetaData()
 CERTIFICATES = Table(
     "certificates",
-    MetaData(),
+    METADATA,
     Column("id", String(64), primary_key=True),
     Column("created", Float(53), nullable=False),
     Column("signed", Text, nullable=False),
@@ -113,24 +115,23 @@ class Store:
 
     def add(self, record: Record) -> None:
         """Store a record; it survives whatever happens to this process once this returns."""
-        values = {"id": record.id, "created": record.created, "signed": record.signed, "image": record.image}
-        with self._transaction() as connection:
-            connection.execute(insert(CERTIFICATES).values(values))
+        with self.transaction() as connection:
+            connection.execute(insert(CERTIFICATES).values(asdict(record)))
 
     def get(self, identifier: str) -> Record | None:
         """A record, or None where there is none."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             row = connection.execute(select(CERTIFICATES).where(CERTIFICATES.c.id == identifier)).one_or_none()
         return None if row is None else Record(row.id, row.created, row.signed, row.image)
 
     def delete(self, identifier: str) -> bool:
         """Delete a record; False where there was none."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return connection.execute(delete(CERTIFICATES).where(CERTIFICATES.c.id == identifier)).rowcount > 0
 
     def count(self) -> int:
         """Number of records."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return connection.execute(select(func.count()).select_from(CERTIFICATES)).scalar_one()
 
     def delete_oldest(self, most: int, *, before: float | None = None) -> int:
@@ -138,13 +139,20 @@ class Store:
         oldest = select(CERTIFICATES.c.id).order_by(CERTIFICATES.c.created, CERTIFICATES.c.id).limit(most)
         if before is not None:
             oldest = oldest.where(CERTIFICATES.c.created < before)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return connection.execute(delete(CERTIFICATES).where(CERTIFICATES.c.id.in_(oldest))).rowcount
 
     def ping(self) -> None:
         """Raise :class:`RecordsUnavailableError` if the database cannot be read."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(select(CERTIFICATES.c.id).limit(1))
+
+    @property
+    def now(self) -> ColumnElement[float]:
+        """The database's own clock, seconds since 1970: the same for all servers."""
+        if self._file is None:
+            return func.extract("epoch", func.clock_timestamp()).cast(Float(53))
+        return (func.julianday("now") - 2440587.5) * 86400.0
 
     def open(self) -> None:
         """Make the database if need be and bring it to the newest schema; once, and safely beside other processes.
@@ -187,7 +195,14 @@ class Store:
             yield
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction, made durable at its end; on SQLite one that writes must begin with a write.
+
+        Raises
+        ------
+        RecordsUnavailableError
+            If the database cannot be used now.
+        """
         self.open()
         with _translated(), self._engine.begin() as connection:
             yield connection
@@ -197,6 +212,8 @@ class Store:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except IntegrityError:
+        raise  # a conflict with what is there, which the caller knows about
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         logger.warning("the records' database failed: %s", str(getattr(error, "orig", None) or error).strip())
         raise _unavailable("the database of certificates cannot be used now") from error

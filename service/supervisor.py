@@ -24,8 +24,9 @@ from typing import Any
 from .computing import Computed, Machine, Order
 from .engine import Cancellation
 from .errors import DeviceFailedError, DrainingError, NotReadyError, PoisonedError
+from .progress import Report
 from .settings import Settings
-from .worker import DEVICE_FAILED, Cancel, Done, Failed, Hurry, Ready, Run, Stop
+from .worker import DEVICE_FAILED, Cancel, Done, Failed, Hurry, Ready, Run, Stop, Told
 
 logger = logging.getLogger("surety")
 
@@ -91,7 +92,7 @@ class Supervisor:
         self._known: Ready | None = None
         self._failure: str | None = None
         self._closed = False
-        self._runs: dict[int, Future[Done]] = {}
+        self._runs: dict[int, tuple[Future[Done], Report | None]] = {}
         self._numbers = 0
         self._suspects: OrderedDict[str, int] = OrderedDict()
         self._suspects_waiting = 0
@@ -146,7 +147,7 @@ class Supervisor:
         worker = self._worker
         return None if worker is None else worker.process.pid
 
-    def compute(self, order: Order, cancellation: Cancellation) -> Computed:
+    def compute(self, order: Order, cancellation: Cancellation, report: Report | None = None) -> Computed:
         """See :class:`~service.computing.Computer`.
 
         Raises
@@ -160,7 +161,7 @@ class Supervisor:
         while True:
             cancellation.check_wanted()
             try:
-                done = self._run(digest, order, cancellation)
+                done = self._run(digest, order, cancellation, report)
             except _Died:
                 self._suspect(digest)
                 continue
@@ -175,11 +176,12 @@ class Supervisor:
                 return done.result
             raise done.result.rebuilt()
 
-    def _run(self, digest: str, order: Order, cancellation: Cancellation) -> Done:
+    def _run(self, digest: str, order: Order, cancellation: Cancellation, report: Report | None) -> Done:
         """Send a run once and wait for what comes of it; raises :class:`_Died`."""
-        worker, number, future, suspect = self._begin(digest, cancellation)
+        future = Future[Done]()
+        worker, number, suspect = self._begin(digest, cancellation, (future, report))
         try:
-            worker.send(Run(number, order, cancellation.deadline))
+            worker.send(Run(number, order, cancellation.deadline, report is not None))
             told: set[type] = set()
             while True:
                 with suppress(TimeoutError):
@@ -194,7 +196,9 @@ class Supervisor:
                     self._alone = False
                     self._changed.notify_all()
 
-    def _begin(self, digest: str, cancellation: Cancellation) -> tuple[_Started, int, Future[Done], bool]:
+    def _begin(
+        self, digest: str, cancellation: Cancellation, run: tuple[Future[Done], Report | None]
+    ) -> tuple[_Started, int, bool]:
         """Wait for the worker; a suspect, until nothing else runs, and nothing else begins before it has ended."""
         with self._changed:
             suspect = digest in self._suspects
@@ -211,8 +215,8 @@ class Supervisor:
                 self._suspects_waiting -= suspect
             self._alone = suspect
             self._numbers += 1
-            future = self._runs[self._numbers] = Future[Done]()
-            return worker, self._numbers, future, suspect
+            self._runs[self._numbers] = run
+            return worker, self._numbers, suspect
 
     def _free_for(self, suspect: bool) -> _Started | None:
         """The worker, if a run may begin now."""
@@ -249,7 +253,7 @@ class Supervisor:
                 self._changed.notify_all()
             if was_ready:
                 self._on_ready(False)
-            for future in runs.values():
+            for future, _ in runs.values():
                 future.set_exception(_Died())
             if was_ready and not self._closed:
                 cause = "device" if status == DEVICE_FAILED else "crash"
@@ -277,6 +281,8 @@ class Supervisor:
                 message = worker.connection.recv()
                 if isinstance(message, Done):
                     self._take(message)
+                elif isinstance(message, Told):
+                    self._tell(message)
                 elif isinstance(message, Ready):
                     with self._changed:
                         self._ready = self._known = message
@@ -289,11 +295,17 @@ class Supervisor:
 
     def _take(self, done: Done) -> None:
         with self._changed:
-            future = self._runs.pop(done.number, None)
+            run = self._runs.pop(done.number, None)
             self._device_memory = done.device_memory
             self._changed.notify_all()
-        if future is not None:
-            future.set_result(done)
+        if run is not None:
+            run[0].set_result(done)
+
+    def _tell(self, told: Told) -> None:
+        with self._changed:
+            _, report = self._runs.get(told.number, (None, None))
+        if report is not None:
+            report(told.news)
 
 
 def _digest(order: Order) -> str:

@@ -1,8 +1,9 @@
 """The worker process: computes what the server sends it, and survives nothing.
 
 The server (:mod:`service.supervisor`) starts it and sends :class:`Run`, :class:`Cancel` and :class:`Hurry`; the worker
-answers with :class:`Ready` or :class:`Failed` once, then with :class:`Done` for every run. It ends when the server is
-gone, and when the device has failed, since nothing computed on it afterwards can be trusted.
+answers with :class:`Ready` or :class:`Failed` once, then with :class:`Done` for every run, and for some with
+:class:`Told` before. It ends when the server is gone, and when the device has failed, since nothing computed on it
+afterwards can be trusted.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from models.registry import load_registry
 from . import logs
 from .computing import Computed, LocalComputer, Machine, Order
 from .engine import Cancellation
+from .progress import News
 from .settings import Settings
 
 DEVICE_FAILED = 70
@@ -43,6 +46,7 @@ class Run:
     number: int
     order: Order
     deadline: float
+    watched: bool
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,14 @@ class Raised:
         error.args = self.arguments
         vars(error).update(self.members)
         return error
+
+
+@dataclass(frozen=True)
+class Told:
+    """How far a watched run has come."""
+
+    number: int
+    news: News
 
 
 @dataclass(frozen=True)
@@ -171,7 +183,8 @@ class _Worker:
         result: Computed | Raised
         failed = False
         try:
-            result = self._computer.compute(message.order, cancellation)
+            report = partial(self._tell, message.number) if message.watched else None
+            result = self._computer.compute(message.order, cancellation, report)
         except BaseException as error:
             result, failed = Raised.of(error), is_device_failure(error)
             if failed:
@@ -181,6 +194,11 @@ class _Worker:
             self._connection.send(Done(message.number, result, failed, _device_memory(self._computer.machine.device)))
             if failed:
                 os._exit(DEVICE_FAILED)
+
+
+    def _tell(self, number: int, news: News) -> None:
+        with self._sending:
+            self._connection.send(Told(number, news))
 
 
 def is_device_failure(error: BaseException) -> bool:

@@ -772,7 +772,7 @@ def test_retention_deletes_the_oldest(start: Start, tmp_path: Path, database_url
     """1300 records, in batches: 600 too old, 200 of the others too many."""
     store, now = Store(database_url), time.time()
     created = [now - 86400 * (10 if i < 600 else 1) + i for i in range(1300)]
-    with store._transaction() as connection:
+    with store.transaction() as connection:
         values = [{"id": f"{i:032}", "created": made, "signed": "{}", "image": None} for i, made in enumerate(created)]
         connection.execute(sqlalchemy.insert(CERTIFICATES), values)
     given = {"records_max_days": 7, "records_max_count": 500}

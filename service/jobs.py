@@ -1,0 +1,211 @@
+"""Jobs of one server: accepted, looked at, cancelled and followed; ``job_runner`` computes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+from certification.plan import CertificationPlan
+
+from .access import Accounts
+from .certifier import Task
+from .engine import Engine
+from .errors import DrainingError, IdempotencyError, JobsDisabledError, RecordsUnavailableError
+from .job_events import Bells, follow
+from .job_recipe import Recipe
+from .job_runner import JobRunner
+from .job_store import JobStore, too_many
+from .job_tables import UNFINISHED, NewJob, StoredJob
+from .lifecycle import Lifecycle
+from .metrics import Metrics
+from .records import RETENTION_BATCH, RETENTION_SECONDS, SECONDS_A_DAY, Records
+from .schemas import CertifyReply, JobItemReply, JobReply, JobStatus, Problem
+from .settings import Settings
+
+logger = logging.getLogger("surety")
+
+T = TypeVar("T")
+ID_BYTES = 24
+THREADS = 4
+"""For what requests ask of the database; followers of events wait for their turn in them, nobody else does."""
+COUNTING_SECONDS = 5.0
+
+
+class Jobs:
+    """What routes ask of jobs, on the event loop.
+
+    Parameters
+    ----------
+    settings, metrics
+    requests : Engine
+        Of interactive requests, which jobs give way to.
+    lifecycle, records
+    accounts : Accounts or None
+        Whom the votes are charged to, where there are API keys.
+    """
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, requests: Engine, lifecycle: Lifecycle, records: Records,
+        accounts: Accounts | None,
+    ) -> None:  # fmt: skip
+        self._settings, self._metrics, self._records = settings, metrics, records
+        self._bells = Bells()
+        self._runner = JobRunner(
+            settings, metrics, requests, lifecycle, records, accounts, lambda: self.store, self._bells
+        )
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
+        self._keeping: asyncio.Task[None] | None = None
+        self._draining = False
+
+    @property
+    def store(self) -> JobStore:
+        """The database; raises :class:`JobsDisabledError`."""
+        if self._records.store is None:
+            raise JobsDisabledError("this server keeps no records, and so no jobs: ask /v1/certify")
+        return JobStore(self._records.store)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is computed."""
+        return self._runner.idle
+
+    def start(self) -> None:
+        """Begin to work."""
+        if self._settings.records != "off":
+            self._runner.start()
+            self._keeping = asyncio.create_task(self._keep_house())
+
+    def drain(self) -> None:
+        """Give back what is computed, and end all streams; again and again, if need be."""
+        self._draining = True
+        self._runner.drain()
+        self._bells.ring_all()
+
+    async def close(self) -> None:
+        """Drain, and let go of threads."""
+        self.drain()
+        await self._runner.close()
+        if self._keeping is not None:
+            self._keeping.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def known(self, owner: str, key: str | None, digest: str) -> JobReply | None:
+        """The job that an idempotency key has made already.
+
+        Raises
+        ------
+        IdempotencyError
+            If the key came with another request.
+        JobLimitError
+            If there is none, and no room for a further one.
+        """
+        found = None if key is None else await self._call(partial(self.store.find, owner, key))
+        if found is not None:
+            job_id, before = found
+            if before != digest:
+                raise IdempotencyError("this Idempotency-Key was sent with other fields or images before")
+            return await self.get(job_id, owner)
+        if await self._call(self.store.unfinished) >= self._settings.max_unfinished_jobs:
+            raise too_many(self._settings.max_unfinished_jobs)
+        return None
+
+    async def submit(
+        self, owner: str, key: str | None, digest: str, tasks: Sequence[Task[CertificationPlan]],
+        deadline_ms: int | None,
+    ) -> JobReply:  # fmt: skip
+        """Accept a job: it survives whatever happens once this returns; raises as :meth:`known`."""
+        if self._draining:
+            raise DrainingError("the server is shutting down and takes no new work", retry_after_seconds=5)
+        job = NewJob(
+            id=secrets.token_urlsafe(ID_BYTES),
+            created=time.time(),
+            owner=owner,
+            idempotency_key=key,
+            digest=digest,
+            recipe=Recipe.of(tasks[0], deadline_ms).model_dump_json(),
+            images=[(task.upload, task.replay.key.hex()) for task in tasks],
+        )
+        if not await self._call(partial(self.store.add, job, self._settings.max_unfinished_jobs)):
+            # another request with the same key was faster
+            made = await self.known(owner, key, digest)
+            if made is not None:
+                return made
+        self._runner.wake()
+        return await self.get(job.id, owner)
+
+    async def get(self, job_id: str, owner: str) -> JobReply:
+        """A job and what came of it; raises :class:`UnknownJobError`."""
+        return await self._call(lambda: _reply(self.store.get(job_id, owner)))
+
+    async def cancel(self, job_id: str, owner: str) -> JobReply:
+        """End a job, if it is not over, and stop its work; raises :class:`UnknownJobError`."""
+        await self._call(partial(self.store.cancel, job_id, owner))
+        self._runner.forget(job_id)
+        self._bells.ring(job_id)
+        return await self.get(job_id, owner)
+
+    async def head(self, job_id: str, owner: str) -> tuple[JobStatus, int]:
+        """Status and newest event; raises :class:`UnknownJobError`."""
+        return await self._call(partial(self.store.head, job_id, owner))
+
+    def follow(self, job_id: str, after: int) -> AsyncIterator[bytes]:
+        """The events of a job."""
+        read = lambda after, most: self._call(partial(self.store.events, job_id, after, most))  # noqa: E731
+        return follow(job_id, after, read, self._bells, lambda: self._draining)
+
+    async def _keep_house(self) -> None:
+        """Count jobs, and delete old ones."""
+        trimmed = -RETENTION_SECONDS
+        while True:
+            with suppress(RecordsUnavailableError, JobsDisabledError):  # tried again
+                jobs, waiting = await self._call(lambda: self.store.counts())
+                for status, count in jobs.items():
+                    self._metrics.jobs.labels(status).set(count)
+                self._metrics.job_items_waiting.set(waiting)
+                days = self._settings.jobs_max_days
+                if days is not None and time.monotonic() - trimmed >= RETENTION_SECONDS:
+                    while await self._call(
+                        partial(self.store.trim, time.time() - SECONDS_A_DAY * days, RETENTION_BATCH)
+                    ):
+                        pass
+                    trimmed = time.monotonic()
+            await asyncio.sleep(COUNTING_SECONDS)
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _reply(job: StoredJob) -> JobReply:
+    return JobReply(
+        id=job.id,
+        status=job.status,
+        created=_utc(job.created),
+        finished=None if job.finished is None else _utc(job.finished),
+        last_event_id=job.last_event,
+        items=[
+            JobItemReply(
+                item=one.number,
+                status=one.status,
+                reply=None if one.reply is None else CertifyReply.model_validate_json(one.reply),
+                problem=None if one.problem is None else Problem.model_validate_json(one.problem),
+            )
+            for one in job.items
+        ],
+    )
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def is_over(status: JobStatus) -> bool:
+    """Whether nothing will come of it any more."""
+    return status not in UNFINISHED
