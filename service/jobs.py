@@ -133,7 +133,7 @@ class Jobs:
             recipe=Recipe.of(tasks[0], deadline_ms).model_dump_json(),
             images=[(task.upload, task.replay.key.hex()) for task in tasks],
         )
-        if not await self._call(partial(self.store.add, job, self._settings.max_unfinished_jobs)):
+        while not await self._call(partial(self.store.add, job, self._settings.max_unfinished_jobs)):
             # another request with the same key was faster
             made = await self.known(owner, key, digest)
             if made is not None:
