@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -42,6 +42,19 @@ from .store import Record
 logger = logging.getLogger("surety")
 
 
+T = TypeVar("T")
+POLL_SECONDS = 1.0
+"""Between two looks for jobs that other servers accepted or lost."""
+GIVING_WAY = 0.1
+"""Seconds between two looks whether requests wait, before an image is begun."""
+RENEWALS = 4
+"""A lease is renewed so often before it would end."""
+MOST_BEGUN = 5
+"""So often an image is begun whose server ended in the middle: it may be why."""
+CLOSING_SECONDS = 5.0
+TOLD = {"label", "class_name", "abstained", "radius", "radius_unit", "p_lower", "certificate_id"}
+
+
 @dataclass(frozen=True)
 class Result:
     """What came of an image: a reply and its record, or a problem."""
@@ -63,17 +76,18 @@ class Result:
         return {"status": self.status, **self.reply.model_dump(mode="json", include=TOLD)}
 
 
-T = TypeVar("T")
-POLL_SECONDS = 1.0
-"""Between two looks for jobs that other servers accepted or lost."""
-GIVING_WAY = 0.1
-"""Seconds between two looks whether requests wait, before an image is begun."""
-RENEWALS = 4
-"""A lease is renewed so often before it would end."""
-MOST_BEGUN = 5
-"""So often an image is begun whose server ended in the middle: it may be why."""
-CLOSING_SECONDS = 5.0
-TOLD = {"label", "class_name", "abstained", "radius", "radius_unit", "p_lower", "certificate_id"}
+@dataclass(frozen=True, eq=False)
+class Held:
+    """An image that is ours: how far it has come, whether it shall stop, and who tells of it now."""
+
+    lease: Lease
+    progress: Progress = field(default_factory=Progress)
+    given_up: asyncio.Event = field(default_factory=asyncio.Event)
+    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def events(self, news: list[News]) -> list[NewEvent]:
+        """What is told."""
+        return [NewEvent(EventKind(kind), data, self.lease.number) for kind, data in news]
 
 
 class JobRunner:
@@ -92,7 +106,7 @@ class JobRunner:
         self._engine = Engine(settings.job_slots, math.inf)
         self._threads = ThreadPoolExecutor(2 * settings.job_slots + 1, thread_name_prefix="jobs")
         self._tasks: list[asyncio.Task[None]] = []
-        self._held: dict[str, tuple[Lease, asyncio.Event]] = {}
+        self._held: set[Held] = set()
         self._stopping, self._waiting = asyncio.Event(), asyncio.Event()
 
     @property
@@ -110,16 +124,16 @@ class JobRunner:
 
     def forget(self, job_id: str) -> None:
         """Stop what is computed of a job, at the next batch."""
-        for lease, given_up in self._held.values():
-            if lease.job_id == job_id:
-                given_up.set()
+        for held in self._held:
+            if held.lease.job_id == job_id:
+                held.given_up.set()
 
     def drain(self) -> None:
         """Take nothing any more and give back what is held."""
         self._stopping.set()
         self._waiting.set()
-        for _, given_up in self._held.values():
-            given_up.set()
+        for held in self._held:
+            held.given_up.set()
 
     async def close(self) -> None:
         """Drain, and let go of the threads."""
@@ -152,109 +166,105 @@ class JobRunner:
 
     async def _attempt(self, certifier: Certifier, lease: Lease) -> None:
         """Compute one image, and keep its lease until what came of it is written."""
-        given_up, progress = asyncio.Event(), Progress()
+        held = Held(lease)
         if self._stopping.is_set():
-            given_up.set()
-        self._held[lease.word] = lease, given_up
-        keeping = asyncio.create_task(self._keep(lease, progress, given_up))
+            held.given_up.set()
+        self._held.add(held)
+        keeping = asyncio.create_task(self._keep(held))
         try:
             if self._accounts is not None and lease.owner not in self._accounts.keyring.entries:
                 logger.warning("the key %r is not valid any more: its job is cancelled", lease.owner)
                 await self._call(partial(self._store().cancel, lease.job_id, lease.owner))
                 return
-            result = await self._compute(certifier, lease, progress, given_up)
+            result = await self._compute(certifier, held)
             if result is None:
                 await self._call(partial(self._store().give_back, lease))
             else:
-                await self._write(lease, progress, result)
+                await self._write(held, result)
         except LeaseLost:
             pass  # cancelled, or taken over: it is no longer ours to tell
         finally:
             keeping.cancel()
-            del self._held[lease.word]
+            self._held.discard(held)
             self._bells.ring(lease.job_id)
 
-    async def _keep(self, lease: Lease, progress: Progress, given_up: asyncio.Event) -> None:
+    async def _keep(self, held: Held) -> None:
         """Renew a lease, and tell how far its image has come."""
         seconds = self._settings.job_lease_seconds
         renewed = time.monotonic()
         while True:
             await asyncio.sleep(min(INTERVAL, seconds / RENEWALS))
-            news = progress.news()
-            if not news and time.monotonic() - renewed < seconds / RENEWALS:
-                continue
-            try:
-                await self._call(partial(self._store().renew, lease, seconds, _events(lease, news)))
-            except LeaseLost:
-                given_up.set()
-                return
-            except RecordsUnavailableError:
-                continue
-            renewed = time.monotonic()
-            progress.told(news)
-            self._bells.ring(lease.job_id)
+            async with held.telling:
+                news = held.progress.news()
+                if not news and time.monotonic() - renewed < seconds / RENEWALS:
+                    continue
+                try:
+                    await self._call(partial(self._store().renew, held.lease, seconds, held.events(news)))
+                except LeaseLost:
+                    held.given_up.set()
+                    return
+                except RecordsUnavailableError:
+                    continue
+                renewed = time.monotonic()
+                held.progress.told(news)
+            self._bells.ring(held.lease.job_id)
 
-    async def _compute(
-        self, certifier: Certifier, lease: Lease, progress: Progress, given_up: asyncio.Event
-    ) -> Result | None:
+    async def _compute(self, certifier: Certifier, held: Held) -> Result | None:
         """What came of an image; None if it was given up."""
         patience = time.monotonic() + self._settings.patience_seconds
-        while self._requests.waiting and time.monotonic() < patience and not given_up.is_set():
+        while self._requests.waiting and time.monotonic() < patience and not held.given_up.is_set():
             await asyncio.sleep(GIVING_WAY)
 
         async def abandoned() -> None:
-            await given_up.wait()
+            await held.given_up.wait()
 
         try:
-            if lease.begun > MOST_BEGUN:
+            if held.lease.begun > MOST_BEGUN:
                 raise GivenUpError(f"servers ended {MOST_BEGUN} times in the middle of it")
-            return await self._engine.run(partial(self._certify, certifier, lease, progress), abandoned)
+            return await self._engine.run(partial(self._certify, certifier, held), abandoned)
         except (ClientGoneError, DrainingError):
             return None
         except Exception as error:
             if kind_of(error) is INTERNAL:
                 logger.exception("an image of a job failed")
-            return Result(None, None, problem_document(error, f"/v1/jobs/{lease.job_id}"))
+            return Result(None, None, problem_document(error, f"/v1/jobs/{held.lease.job_id}"))
 
-    def _certify(self, certifier: Certifier, lease: Lease, progress: Progress, cancellation: Cancellation) -> Result:
+    def _certify(self, certifier: Certifier, held: Held, cancellation: Cancellation) -> Result:
         """Compute a certificate and sign it; on a thread."""
-        recipe = Recipe.model_validate_json(lease.recipe)
-        task = recipe.task(certifier, lease.image, bytes.fromhex(lease.noise_key))
+        recipe = Recipe.model_validate_json(held.lease.recipe)
+        task = recipe.task(certifier, held.lease.image, bytes.fromhex(held.lease.noise_key))
         if recipe.deadline_ms is not None:
             cancellation.deadline = time.monotonic() + recipe.deadline_ms / 1000.0
-        task, reply = certifier.certify(task, cancellation, progress)
+        task, reply = certifier.certify(task, cancellation, held.progress)
         cancellation.check_wanted()
         record = self._records.sign(task, reply, certifier.machine)
         return Result(reply.model_copy(update={"certificate_id": record.id}), record, None)
 
-    async def _write(self, lease: Lease, progress: Progress, result: Result) -> None:
+    async def _write(self, held: Held, result: Result) -> None:
         """Keep what came of an image, however long the database is away; raises :class:`LeaseLost`."""
-        stages = [one for one in progress.news() if one[0] == EventKind.STAGE]
-        finish = partial(
-            self._store().finish, lease, [*_events(lease, stages), NewEvent(EventKind.ITEM, result.told, lease.number)],
-            reply=None if result.reply is None else result.reply.model_dump_json(),
-            problem=None if result.problem is None else json.dumps(result.problem),
-            record=result.record,
-        )  # fmt: skip
+        item = NewEvent(EventKind.ITEM, result.told, held.lease.number)
+        reply = None if result.reply is None else result.reply.model_dump_json()
+        problem = None if result.problem is None else json.dumps(result.problem)
         while True:
-            try:
-                await self._call(finish)
-                break
-            except RecordsUnavailableError:
-                if self._stopping.is_set():
-                    return  # whoever takes it over finds the same
-                await asyncio.sleep(POLL_SECONDS)
+            async with held.telling:
+                stages = [one for one in held.progress.news() if one[0] == EventKind.STAGE]
+                news = [*held.events(stages), item]
+                finish = partial(
+                    self._store().finish, held.lease, news, reply=reply, problem=problem, record=result.record
+                )
+                with suppress(RecordsUnavailableError):
+                    await self._call(finish)
+                    break
+            if self._stopping.is_set():
+                return  # whoever takes it over finds the same
+            await asyncio.sleep(POLL_SECONDS)
         self._metrics.job_items.labels(result.status).inc()
         if result.reply is not None:
             self._metrics.records.labels("stored").inc()
-            key = None if self._accounts is None else self._accounts.keyring.entries.get(lease.owner)
+            key = None if self._accounts is None else self._accounts.keyring.entries.get(held.lease.owner)
             if self._accounts is not None and key is not None:
                 self._accounts.charge(key, result.reply.counts.votes)
 
     async def _call(self, work: Callable[[], T]) -> T:
         """Use the database, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _events(lease: Lease, news: list[News]) -> list[NewEvent]:
-    return [NewEvent(EventKind(kind), data, lease.number) for kind, data in news]

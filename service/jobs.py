@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -23,14 +22,12 @@ from .job_events import Bells, follow
 from .job_recipe import Recipe
 from .job_runner import JobRunner
 from .job_store import JobStore, too_many
-from .job_tables import UNFINISHED, NewJob, StoredJob
+from .job_tables import NewJob, StoredJob
 from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .records import RETENTION_BATCH, RETENTION_SECONDS, SECONDS_A_DAY, Records
 from .schemas import CertifyReply, JobItemReply, JobReply, JobStatus, Problem
 from .settings import Settings
-
-logger = logging.getLogger("surety")
 
 T = TypeVar("T")
 ID_BYTES = 24
@@ -133,7 +130,7 @@ class Jobs:
             recipe=Recipe.of(tasks[0], deadline_ms).model_dump_json(),
             images=[(task.upload, task.replay.key.hex()) for task in tasks],
         )
-        if not await self._call(partial(self.store.add, job, self._settings.max_unfinished_jobs)):
+        while not await self._call(partial(self.store.add, job, self._settings.max_unfinished_jobs)):
             # another request with the same key was faster
             made = await self.known(owner, key, digest)
             if made is not None:
@@ -204,8 +201,3 @@ def _reply(job: StoredJob) -> JobReply:
 
 def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
-
-
-def is_over(status: JobStatus) -> bool:
-    """Whether nothing will come of it any more."""
-    return status not in UNFINISHED

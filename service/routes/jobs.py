@@ -13,7 +13,7 @@ from ..certifier import Certifier, Task
 from ..errors import FieldError, RequestError
 from ..job_events import last_seen
 from ..job_recipe import digest_of
-from ..jobs import is_over
+from ..job_tables import UNFINISHED
 from ..openapi import problems, submission
 from ..schemas import CertifyFields, JobReply
 from ..services import services_of
@@ -99,7 +99,7 @@ async def events(request: Request, job_id: str) -> Response:
     _ = services.lifecycle.certifier
     status, newest = await services.jobs.head(job_id, _owner(request))
     after = last_seen(request.headers.get("last-event-id"), newest)
-    if is_over(status) and after == newest:
+    if status not in UNFINISHED and after == newest:
         return Response(status_code=204)  # what makes a browser's EventSource stop
     headers = {"X-Accel-Buffering": "no"}
     return StreamingResponse(services.jobs.follow(job_id, after), media_type="text/event-stream", headers=headers)

@@ -57,7 +57,7 @@ def test_readme_calls_every_endpoint_the_service_has(tmp_path):
     paths = set(app.openapi()["paths"])
     called = set(re.findall(r"http://127\.0\.0\.1:8000(/(?:v1|health|metrics)[\w/-]*)", README))
     of_protocol = {path for path in paths if path.startswith("/v2")}
-    examples = {"{model_id}": "mnist-rotation", "{certificate_id}": "ID"}
+    examples = {"{model_id}": "mnist-rotation", "{certificate_id}": "ID", "{job_id}": "ID"}
     assert called == {re.sub(r"\{\w+\}", lambda name: examples[name[0]], path) for path in paths - of_protocol}
     rows = re.findall(r"^\| `(?:GET|POST) (/v2[^`]*)` \|", INFERENCE, re.M)
     versions = [row.replace("{model_id}", "{model_id}/versions/{version}") for row in rows]

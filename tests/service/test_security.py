@@ -358,7 +358,8 @@ def test_every_route_has_a_known_rule() -> None:
     any_key = {"/v1/models", "/v1/models/{model_id}", "/v1/bounds", "/v1/keys/signing", "/v2"}
     of_model = {f"/v2/models/{{model_id}}{v}{e}" for v in ("", "/versions/{version}") for e in ("", "/ready", "/infer")}
     stored = {"/v1/certificates/{certificate_id}", "/v1/certificates/{certificate_id}/verify"}
-    expected = any_key | set(NEEDED) - {"/v1/certificates", "/v2/models"} | stored | of_model | OPEN
+    jobs = {"/v1/jobs/{job_id}", "/v1/jobs/{job_id}/events"}
+    expected = any_key | set(NEEDED) - {"/v1/certificates", "/v2/models"} | stored | jobs | of_model | OPEN
     assert set(create_app(Settings()).openapi()["paths"]) == expected
 
 
