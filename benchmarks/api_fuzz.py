@@ -113,7 +113,8 @@ def measure(examples: int, passes: int) -> dict[str, Any]:
     if memory[-1] - memory[1] > GROWTH_MIB:
         raise RuntimeError(f"memory grew by {memory[-1] - memory[1]:.0f} MiB after the first pass")
     return {
-        "cases": cases, "operations": reports[-1]["operations"]["tested"], "failures": 0, "answers_by_status": dict(sorted(answered.items())),
+        "cases": cases, "operations": reports[-1]["operations"]["tested"], "failures": 0,
+        "answers_by_status": dict(sorted(answered.items())),
         "resident_mib_before_and_after_each_pass": [round(value, 1) for value in memory],
         "growth_limit_mib": GROWTH_MIB, "settings": SETTINGS, "schemathesis": reports[-1]["schemathesis_version"],
     }  # fmt: skip
