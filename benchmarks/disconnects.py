@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import socket
 import struct
@@ -171,9 +172,11 @@ def measure(clients: int, idle: float) -> dict[str, Any]:
         with probing(parsed.host, parsed.port or 80) as attacked:
             found = attack(url, clients, DIGITS)
         after = Scrape(client).total("surety_device_memory_bytes")
+        load = os.getloadavg()
     return {
         **found, "health_idle": unloaded.figures(), "health_attacked": attacked.figures(),
         "resident_mib_before_and_after": [round(value / 2**20, 1) for value in (before, after)],
+        "load_average_of_the_machine": [round(value, 1) for value in load],
     }  # fmt: skip
 
 
