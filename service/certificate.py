@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import platform
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-import numba
-import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from certification import __version__
@@ -17,7 +14,7 @@ from certification.plan import CertificationPlan
 from certification.vocabulary import StoppedBy
 
 from .certifier import Task
-from .computing import Replay
+from .computing import Machine, Replay
 from .schemas import CertifyReply
 
 SCHEMA: Literal[1] = 1
@@ -108,7 +105,7 @@ class Certificate(Part):
 
 
 def certificate_of(
-    task: Task[CertificationPlan], reply: CertifyReply, *, device: str, identifier: str, created: float
+    task: Task[CertificationPlan], reply: CertifyReply, *, machine: Machine, identifier: str, created: float
 ) -> Certificate:
     """The document of an answer; ``created`` is in seconds since 1970."""
     return Certificate(
@@ -120,7 +117,7 @@ def certificate_of(
         plan=task.plan,
         noise_key=task.replay.key.hex(),
         reply=reply_document(reply),
-        runtime=runtime_of(task.replay, device),
+        runtime=runtime_of(task.replay, machine),
     )
 
 
@@ -129,20 +126,11 @@ def reply_document(reply: CertifyReply) -> dict[str, Any]:
     return reply.model_dump(mode="json", exclude={"certificate_id"})
 
 
-def runtime_of(replay: Replay, device: str) -> Runtime:
-    """What computes here."""
-    if device == "cuda":
-        processor = torch.cuda.get_device_name()
-    else:
-        processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+def runtime_of(replay: Replay, machine: Machine) -> Runtime:
+    """What computed, and in which sizes."""
     return Runtime(
         version=__version__,
-        torch=torch.__version__,
-        numpy=np.__version__,
-        numba=numba.__version__,
-        device=device,
-        processor=processor,
-        threads=torch.get_num_threads(),
+        **asdict(machine),
         batch_size=replay.batch_size,
         bound_chunk_bytes=replay.bound_chunk_bytes,
     )

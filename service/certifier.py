@@ -20,7 +20,7 @@ from models.registry import LoadedModel, Registry
 from models.votes import default_batch_size
 
 from .clock import StageClock
-from .computing import Computed, Computer, Order, Replay
+from .computing import Computed, Computer, Machine, Order, Replay
 from .costs import Costs
 from .engine import Cancellation
 from .errors import FieldError
@@ -69,12 +69,13 @@ class Certifier:
         self._settings, self._metrics = settings, metrics
         self._planner = Planner(registry, settings.max_votes)
         self._costs = Costs(computer.vote_seconds())
-        self._secret = secrets.token_bytes(SECRET_BYTES)
+        shared = settings.noise_secret
+        self._secret = secrets.token_bytes(SECRET_BYTES) if shared is None else shared.get_secret_value().encode()
 
     @property
-    def device(self) -> str:
-        """What computes: ``cpu`` or ``cuda``."""
-        return self._computer.device
+    def machine(self) -> Machine:
+        """What computes."""
+        return self._computer.machine
 
     def prepare_certify(self, fields: CertifyFields, data: bytes | DecodedImage) -> Task[CertificationPlan]:
         """Plan and decode."""
@@ -139,7 +140,7 @@ class Certifier:
     def _compute(self, task: Task[P], cancellation: Cancellation) -> Computed:
         order = Order(
             task.model.card.id, task.model.digest, task.plan, task.image.pixels, task.replay,
-            urgent=task.seconds <= self._settings.short_seconds,
+            urgent=task.seconds <= self._settings.short_seconds, seconds=task.seconds,
         )  # fmt: skip
         computed = self._computer.compute(order, cancellation)
         task.clock.add(computed.seconds, computed.spans)
@@ -169,12 +170,13 @@ class Certifier:
 
     def _batch_size(self, model: LoadedModel) -> int:
         numbers = model.card.input.channels * math.prod(model.operator.output_shape)
-        return self._settings.batch_size or default_batch_size(self.device, numbers)
+        return self._settings.batch_size or default_batch_size(self.machine.device, numbers)
 
     def _noise_key(self, chosen: Chosen[P], image: DecodedImage) -> bytes:
         """The same request gets the same noise, which nobody outside can foresee (docs/guarantees.md, B.7).
 
-        Fresh noise would let a client send an image again until it passes.
+        Fresh noise would let a client send an image again until it passes; so would servers behind one address with
+        secrets of their own, once for each, which is why they share ``noise_secret``.
         """
         asked = {
             "image": hashlib.sha256(image.pixels.tobytes()).hexdigest(),

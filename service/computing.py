@@ -7,11 +7,13 @@ of ``certification`` with the seconds it took. :class:`LocalComputer` computes i
 from __future__ import annotations
 
 import logging
+import platform
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -67,6 +69,27 @@ class Order:
     replay: Replay
     urgent: bool = False
     """Whether its votes go before those of other runs."""
+    seconds: float = 0.0
+    """What it is expected to take; decides who waits, never an answer."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What computes, as far as the last bits of an answer may depend on it."""
+
+    device: str
+    processor: str
+    threads: int
+    torch: str = torch.__version__
+    numpy: str = np.__version__
+    numba: str = numba.__version__
+
+    @classmethod
+    def here(cls, device: str) -> Machine:
+        """This process, on ``cpu`` or ``cuda``."""
+        on_cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        processor = torch.cuda.get_device_name() if device == "cuda" else on_cpu
+        return cls(device, processor, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
@@ -84,8 +107,8 @@ class Computer(Protocol):
     """Makes runs on one device; from any number of threads."""
 
     @property
-    def device(self) -> str:
-        """``cpu`` or ``cuda``."""
+    def machine(self) -> Machine:
+        """What a run is made on."""
 
     def vote_seconds(self) -> Mapping[str, float]:
         """Seconds of a vote by model id, measured now."""
@@ -117,6 +140,7 @@ class LocalComputer:
 
     def __init__(self, registry: Registry, device: str, batch_size: int | None = None) -> None:
         self.registry, self.device, self._batch_size = registry, device, batch_size
+        self.machine = Machine.here(device)
         self._batches: dict[tuple[str, int], SharedBatches] = {}
         self._lock = threading.Lock()
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from gpu.targets import DeviceError, select_device, warm_up
 from models.card import CardError
-from models.registry import load_registry
+from models.registry import Registry, load_registry
 
 from .certifier import Certifier
-from .computing import LocalComputer
+from .computing import Computer, LocalComputer
 from .errors import NotReadyError
 from .metrics import Metrics
 from .records import Records
@@ -19,6 +19,17 @@ from .settings import Settings
 from .store import RecordsError
 
 logger = logging.getLogger("surety")
+
+Load = Callable[[Settings], tuple[Registry, Computer]]
+"""Loads the models, and finds what computes with them."""
+
+
+def load_here(settings: Settings) -> tuple[Registry, LocalComputer]:
+    """The models on a device of this process, its kernels compiled; raises ``CardError``, ``DeviceError``."""
+    device = select_device(settings.device)
+    registry = load_registry([settings.zoo], device)
+    warm_up(device, {model.card.preprocessing.interpolation for model in registry.models.values()})
+    return registry, LocalComputer(registry, device, settings.batch_size)
 
 
 class Lifecycle:
@@ -29,12 +40,16 @@ class Lifecycle:
     settings, metrics
     records : Records
         Opened before the models are loaded.
+    load : callable
+        See :data:`Load`; called on the loading thread.
     on_failure : callable
         Called on the loading thread when loading failed; ``failure`` then holds the message.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, records: Records, on_failure: Callable[[], None]) -> None:
-        self._settings, self._metrics, self._records = settings, metrics, records
+    def __init__(
+        self, settings: Settings, metrics: Metrics, records: Records, load: Load, on_failure: Callable[[], None]
+    ) -> None:
+        self._settings, self._metrics, self._records, self._load_models = settings, metrics, records, load
         self._on_failure = on_failure
         self._certifier: Certifier | None = None
         self.failure: str | None = None
@@ -55,9 +70,7 @@ class Lifecycle:
     def _load(self) -> None:
         try:
             self._records.open()
-            device = select_device(self._settings.device)
-            registry = load_registry([self._settings.zoo], device)
-            warm_up(device, {model.card.preprocessing.interpolation for model in registry.models.values()})
+            registry, computer = self._load_models(self._settings)
         except (CardError, DeviceError, RecordsError) as error:
             self._fail(str(error))
         except Exception as error:
@@ -66,10 +79,9 @@ class Lifecycle:
         else:
             for model in registry.models.values():
                 self._metrics.observe_model(model)
-            computer = LocalComputer(registry, device, self._settings.batch_size)
             self._certifier = Certifier(registry, computer, self._settings, self._metrics)
             self._metrics.ready.set(1)
-            logger.info("ready on %s: %s", device, ", ".join(sorted(registry.models)))
+            logger.info("ready on %s: %s", computer.machine.device, ", ".join(sorted(registry.models)))
 
     def _fail(self, message: str) -> None:
         self.failure = message

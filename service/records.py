@@ -14,6 +14,7 @@ from certification.plan import CertificationPlan
 
 from .certificate import certificate_of
 from .certifier import Task
+from .computing import Machine
 from .errors import DeletionDisabledError, RecordsUnavailableError, UnknownCertificateError, quote
 from .metrics import Metrics
 from .schemas import CertifyReply
@@ -103,7 +104,7 @@ class Records:
         if self._required and self._opened is not None:
             self._opened[0].ping()
 
-    def keep(self, task: Task[CertificationPlan], reply: CertifyReply, device: str) -> CertifyReply:
+    def keep(self, task: Task[CertificationPlan], reply: CertifyReply, machine: Machine) -> CertifyReply:
         """Store an answer; returns it with its id, which is null where it was not stored.
 
         Raises
@@ -115,7 +116,7 @@ class Records:
             return reply
         store, key = self._opened
         identifier, now = secrets.token_urlsafe(ID_BYTES), time.time()
-        document = certificate_of(task, reply, device=device, identifier=identifier, created=now)
+        document = certificate_of(task, reply, machine=machine, identifier=identifier, created=now)
         image = task.upload if self._settings.store_images else None
         try:
             store.add(Record(identifier, now, key.sign(document.to_json()).to_text(), image))

@@ -60,7 +60,7 @@ class Verification:
         # a value that had to be converted, or a member that is not read, was never written by a server
         if differences := list(_differences("certificate", signed.document, self.certificate.to_json())):
             raise self.refusal("the document is malformed", differences)
-        here = runtime_of(self.certificate.replay, certifier.device).model_dump()
+        here = runtime_of(self.certificate.replay, certifier.machine).model_dump()
         self._runtime = list(_differences("runtime", signed.document["runtime"], here))
         self._model = self._find_model()
         self._check_plan()

@@ -41,4 +41,4 @@ def certified(services: Services, task: Task[CertificationPlan], cancellation: C
     records.check()
     task, reply = certifier.certify(task, cancellation)
     cancellation.check_wanted()
-    return records.keep(task, reply, certifier.device)
+    return records.keep(task, reply, certifier.machine)

@@ -106,7 +106,7 @@ def test_shipped_weights_are_small_and_never_pickled():
 
 @pytest.mark.parametrize("room", ["certification", "gpu", "models"])
 def test_numeric_rooms_import_without_the_services_packages(room):
-    blocked = ("fastapi", "starlette", "pydantic", "pydantic_settings", "prometheus_client", "uvicorn", "httpx")
+    blocked = ("fastapi", "starlette", "pydantic", "pydantic_settings", "prometheus_client", "uvicorn", "httpx", "ray")
     script = (
         "import importlib, pkgutil, sys\n"
         f"for name in {blocked!r}: sys.modules[name] = None\n"
