@@ -52,13 +52,12 @@ def cluster_map(address: str, *, num_gpus: float = 0.0) -> Iterator[Map]:
     except ImportError as error:
         raise RayMissingError(f"--ray needs the extra 'ray' (surety[ray]): {error}") from error
 
-    @ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=ATTEMPTS_AGAIN)
-    def apply(function: Callable[[T], R], item: T) -> R:
-        return function(item)
+    # Ray passes what it has stored, not its reference.
+    call: Any = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=ATTEMPTS_AGAIN)(_call)
 
     def mapped(function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
         stored = ray.put(function)
-        yield from map(ray.get, [apply.remote(stored, item) for item in items])
+        yield from map(ray.get, [call.remote(stored, item) for item in items])
 
     options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     ray.init(address, log_to_driver=False, **options)
@@ -66,6 +65,10 @@ def cluster_map(address: str, *, num_gpus: float = 0.0) -> Iterator[Map]:
         yield mapped
     finally:
         ray.shutdown()
+
+
+def _call(function: Callable[[T], R], item: T) -> R:
+    return function(item)
 
 
 @dataclass(frozen=True)
