@@ -33,6 +33,7 @@ from gpu.warp import round8, transform_image, warp_batch
 
 from .card import ModelCard, read_card
 from .data import load_mnist
+from .records import Map
 
 CHUNK = 8
 ANGLES = 61
@@ -167,8 +168,9 @@ def alpha_image(task: Task) -> float:
 
 
 def calibrate(
-    card: ModelCard, task: Task, images: NDArray[np.float32], *, error_bound: float | None, state: Path, command: str
-) -> Calibration:
+    card: ModelCard, task: Task, images: NDArray[np.float32], *, error_bound: float | None, state: Path, command: str,
+    mapped: Map = map,
+) -> Calibration:  # fmt: skip
     """Run a calibration to its end, or go on with a stopped one.
 
     Parameters
@@ -183,6 +185,8 @@ def calibrate(
         JSON lines: the task, then one line a tested image.
     command : str
         Recorded in the result.
+    mapped : Map
+        Calls what bounds some images: one after another by default.
     """
     operator = card.preprocessing.operator(card.input.height, card.input.width)
     order = np.random.default_rng([task.seed, 0]).permutation(len(images))
@@ -198,10 +202,13 @@ def calibrate(
         results: list[tuple[float, bool]] = []
     else:
         limits, results = done
+
+    def bounds_of(first: int) -> list[tuple[float, bool]]:
+        part = tested[first : first + CHUNK]
+        return image_bounds(images[part], part, limits, task, operator)
+
     with tqdm(total=len(tested), initial=len(results), desc=f"E = {limits.error_bound}", mininterval=2.0) as progress:
-        while len(results) < len(tested):
-            part = tested[len(results) : len(results) + CHUNK]
-            new = image_bounds(images[part], part, limits, task, operator)
+        for new in mapped(bounds_of, range(len(results), len(tested), CHUNK)):
             with state.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in new)
             results += new
@@ -276,7 +283,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="default: bounds/<transformation>-<range>[-<image>].json")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, mapped: Map = map) -> int:
     """``surety calibrate``: write the bound beside the card and print it."""
     card = read_card(arguments.card)
     if card.noise.transformation == "none" or not 0.0 < arguments.attack_range <= card.attack_range_limit:
@@ -300,7 +307,9 @@ def run(arguments: argparse.Namespace) -> int:
     command = f"surety calibrate {card.id}/card.toml " + shlex.join(_relevant(arguments))
     state = out.with_suffix(".state")
     try:
-        result = calibrate(card, task, images, error_bound=arguments.error_bound, state=state, command=command)
+        result = calibrate(
+            card, task, images, error_bound=arguments.error_bound, state=state, command=command, mapped=mapped
+        )
     except ValueError as error:
         print(f"{card.id}: {error}", file=sys.stderr)
         return 1

@@ -31,7 +31,7 @@ from gpu.warp import round8, transform_image
 from .card import read_card
 from .data import load_mnist
 from .error_bounds import ImageErrorBounds
-from .records import collect_rows, record_of
+from .records import Map, collect_rows, record_of
 from .registry import LoadedModel, load_model
 from .report import evaluation_table, plot_evaluation
 from .votes import BaseClassifierVotes
@@ -153,7 +153,8 @@ class Evaluation:
 
     def image(self, index: int) -> NDArray[np.float32]:
         """[H, W, C] in [0, 1]."""
-        image, arguments = self._images[index], self.arguments
+        # A copy: kernels are compiled for arrays that can be written to, which those of a cluster's store cannot.
+        image, arguments = self._images[index].copy(), self.arguments
         if not arguments.attack:
             return np.asarray(image)
         generator = np.random.default_rng([arguments.seed, index])
@@ -164,12 +165,14 @@ class Evaluation:
         seed = self.arguments.seed * 1_000_003 + index
         return evaluate_image(self.model, image, plan, BoundSettings(), seed, self.device)
 
-    def collect(self, row_of: Callable[[int], dict[str, Any]], *settings: object) -> list[dict[str, Any]]:
+    def collect(
+        self, row_of: Callable[[int], dict[str, Any]], *settings: object, mapped: Map = map
+    ) -> list[dict[str, Any]]:
         """All rows; those of an interrupted run of the same settings are taken over."""
         a = self.arguments
         common = (a.guarantee, a.image_is, a.attack_range, a.attack, a.max_votes, a.seed)
         task = json.dumps([self.model.digest, *common, *settings, __version__])
-        return collect_rows(a.out.with_suffix(".rows"), task, a.images, row_of)
+        return collect_rows(a.out.with_suffix(".rows"), task, a.images, row_of, mapped)
 
     def write(self, name: str, rows: list[dict[str, Any]], summary: dict[str, Any], table: str) -> None:
         """JSON with every row, and a table in Markdown beside it."""
@@ -189,7 +192,7 @@ class Evaluation:
         print(table)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, mapped: Map = map) -> int:
     """``surety evaluate``: certify images one by one, keep every row, write the summary at the end."""
     work = Evaluation(arguments)
     plan = replace(
@@ -203,7 +206,7 @@ def run(arguments: argparse.Namespace) -> int:
     def row_of(index: int) -> dict[str, Any]:
         return {"index": index, "truth": work.truth(index), **work.row(index, work.image(index), plan)}
 
-    rows = work.collect(row_of, plan.n, plan.n_delta, plan.procedure, plan.estimator)
+    rows = work.collect(row_of, plan.n, plan.n_delta, plan.procedure, plan.estimator, mapped=mapped)
     summary = summarise(rows, arguments.radii)
     table = evaluation_table(plan, summary, arguments.attack)
     work.write("evaluate", rows, summary, table)

@@ -5,19 +5,29 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from certification import __version__
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Map(Protocol):
+    """As the built-in ``map``: calls that know nothing of one another, results in the order of the items."""
+
+    def __call__(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterable[R]:
+        """Results of ``function``; on other machines it must be possible to pickle it."""
+
 
 def collect_rows(
-    rows_file: Path, task: str, count: int, row_of: Callable[[int], dict[str, Any]]
+    rows_file: Path, task: str, count: int, row_of: Callable[[int], dict[str, Any]], mapped: Map = map
 ) -> list[dict[str, Any]]:
     """``row_of(0)`` to ``row_of(count - 1)``, each written down as soon as it is known.
 
@@ -30,6 +40,8 @@ def collect_rows(
     count : int
     row_of : callable
         Returns what JSON can hold.
+    mapped : Map
+        Calls it: one after another by default.
     """
     lines = rows_file.read_text().split("\n")[:-1] if rows_file.is_file() else []
     if lines[:1] != [task]:
@@ -38,8 +50,8 @@ def collect_rows(
     # written anew, so that a half-written last line is gone
     rows_file.write_text("".join(line + "\n" for line in lines))
     with tqdm(total=count, initial=len(lines) - 1, desc=rows_file.stem, mininterval=2.0, smoothing=0.05) as progress:
-        for index in range(len(lines) - 1, count):
-            lines.append(json.dumps(row_of(index)))
+        for row in mapped(row_of, range(len(lines) - 1, count)):
+            lines.append(json.dumps(row))
             with rows_file.open("a") as file:
                 file.write(lines[-1] + "\n")
             progress.update()

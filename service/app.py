@@ -25,7 +25,7 @@ from .headers import SecurityHeaders, docs_policy
 from .images import forbid_pillow_warnings
 from .jobs import Jobs
 from .keys import Keyring
-from .lifecycle import Lifecycle
+from .lifecycle import Lifecycle, Load, load_models
 from .metrics import Metrics
 from .middleware import BodyLimit, RequestContext
 from .openapi import DESCRIPTION, document
@@ -37,14 +37,20 @@ from .settings import Settings, SettingsError
 if TYPE_CHECKING:
     from .tracing import Tracing
 
+LEAST_SECRET = 32
 
-def create_app(settings: Settings | None = None, *, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
+
+def create_app(
+    settings: Settings | None = None, *, load: Load = load_models, on_failure: Callable[[], None] = lambda: None
+) -> FastAPI:
     """Make a service.
 
     Parameters
     ----------
     settings : Settings, optional
         From the environment by default.
+    load : callable
+        Loads the models and finds what computes; in this process by default.
     on_failure : callable
         Called on another thread when models could not be loaded; ``services.lifecycle.failure`` says why.
 
@@ -56,16 +62,20 @@ def create_app(settings: Settings | None = None, *, on_failure: Callable[[], Non
     Raises
     ------
     SettingsError
-        If the file of API keys cannot be read, or the packages that traces need are not installed.
+        If the file of API keys cannot be read, the packages that traces need are not installed, or the secret of the
+        noise is short.
     """
     settings = settings or Settings()
+    secret = settings.noise_secret
+    if secret is not None and len(secret.get_secret_value()) < LEAST_SECRET:
+        raise SettingsError(f"SURETY_NOISE_SECRET has less than {LEAST_SECRET} characters: openssl rand -hex 32")
     engine = Engine(
         settings.max_running, settings.max_queue_seconds, short_seconds=settings.short_seconds,
         patience=settings.patience_seconds,
     )  # fmt: skip
     metrics = Metrics(engine)
     records = Records(settings, metrics)
-    lifecycle = Lifecycle(settings, metrics, records, on_failure)
+    lifecycle = Lifecycle(settings, metrics, records, load, on_failure)
     accounts = None if settings.keys_file is None else Accounts(Keyring(settings.keys_file), metrics)
     services = Services(
         settings, metrics, engine, lifecycle, records, Jobs(settings, metrics, engine, lifecycle, records, accounts)

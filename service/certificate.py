@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-import numba
-import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from certification import __version__
@@ -129,15 +127,10 @@ def reply_document(reply: CertifyReply) -> dict[str, Any]:
 
 
 def runtime_of(replay: Replay, machine: Machine) -> Runtime:
-    """What computes here."""
+    """What computed, and in which sizes."""
     return Runtime(
         version=__version__,
-        torch=torch.__version__,
-        numpy=np.__version__,
-        numba=numba.__version__,
-        device=machine.device,
-        processor=machine.processor,
-        threads=machine.threads,
+        **asdict(machine),
         batch_size=replay.batch_size,
         bound_chunk_bytes=replay.bound_chunk_bytes,
     )

@@ -70,7 +70,8 @@ class Certifier:
         self._settings, self._metrics = settings, metrics
         self._planner = Planner(registry, settings.max_votes)
         self._costs = Costs(computer.vote_seconds())
-        self._secret = secrets.token_bytes(SECRET_BYTES)
+        shared = settings.noise_secret
+        self._secret = secrets.token_bytes(SECRET_BYTES) if shared is None else shared.get_secret_value().encode()
 
     def check_ready(self) -> None:
         """Raise :class:`NotReadyError` while runs have to wait."""
@@ -144,7 +145,7 @@ class Certifier:
     def _compute(self, task: Task[P], cancellation: Cancellation, report: Report | None = None) -> Computed:
         order = Order(
             task.model.card.id, task.model.digest, task.plan, task.image.pixels, task.replay,
-            urgent=task.seconds <= self._settings.short_seconds,
+            urgent=task.seconds <= self._settings.short_seconds, seconds=task.seconds,
         )  # fmt: skip
         computed = self._computer.compute(order, cancellation, report)
         task.clock.add(computed.seconds, computed.spans)
@@ -179,7 +180,8 @@ class Certifier:
     def _noise_key(self, chosen: Chosen[P], image: DecodedImage) -> bytes:
         """The same request gets the same noise, which nobody outside can foresee (docs/guarantees.md, B.7).
 
-        Fresh noise would let a client send an image again until it passes.
+        Fresh noise would let a client send an image again until it passes; so would servers behind one address with
+        secrets of their own, once for each, which is why they share ``noise_secret``.
         """
         asked = {
             "image": hashlib.sha256(image.pixels.tobytes()).hexdigest(),

@@ -14,8 +14,8 @@ COMMANDS = {
     "predict": ("service.commands:predict", "label images with a running service"),
     "keys": ("service.commands_keys", "make, list and revoke API keys"),
     "train": ("models.training", "train a base classifier with the noise it is certified with"),
-    "calibrate": ("models.calibrate", "calibrate a distributional error bound: E, rho_E, q_E"),
-    "evaluate": ("models.evaluate", "certified accuracy on a data set"),
+    "calibrate": ("service.ray_map:calibrate", "calibrate a distributional error bound: E, rho_E, q_E"),
+    "evaluate": ("service.ray_map:evaluate", "certified accuracy on a data set"),
     "verify": ("service.offline", "check a certificate with its image and model, without a server"),
     "compare": ("models.compare", "the papers' procedure and ours on the same images"),
 }

@@ -11,8 +11,9 @@ import platform
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
+import numba
 import numpy as np
 import torch
 from numba.cuda.cudadrv.driver import CudaAPIError
@@ -24,15 +25,17 @@ from certification.plan import CertificationPlan, PredictPlan
 from certification.procedures import certify, predict, unwatched
 from certification.vocabulary import OutOfTime
 from gpu.cells import BoundSettings
+from gpu.targets import select_device, warm_up
 from models.batches import SharedBatches
 from models.error_bounds import ImageErrorBounds
-from models.registry import LoadedModel, Registry
+from models.registry import LoadedModel, Registry, load_registry
 from models.votes import BaseClassifierVotes
 
 from .clock import StageClock
 from .costs import measured
 from .engine import Cancellation
 from .progress import Report, Watcher
+from .settings import Settings
 
 logger = logging.getLogger("surety")
 
@@ -72,6 +75,27 @@ class Order:
     replay: Replay
     urgent: bool = False
     """Whether its votes go before those of other runs."""
+    seconds: float = 0.0
+    """What it is expected to take; decides who waits, never an answer."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What computes, as far as the last bits of an answer may depend on it."""
+
+    device: str
+    processor: str
+    threads: int
+    torch: str = torch.__version__
+    numpy: str = np.__version__
+    numba: str = numba.__version__
+
+    @classmethod
+    def here(cls, device: str) -> Machine:
+        """This process, on ``cpu`` or ``cuda``."""
+        on_cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        processor = torch.cuda.get_device_name() if device == "cuda" else on_cpu
+        return cls(device, processor, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
@@ -86,29 +110,24 @@ class Computed:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What computes: on other hardware, the last bits of a logit may differ.
+class Raised:
+    """An exception on its way; most keep members that its constructor wants, which pickle does not know."""
 
-    Parameters
-    ----------
-    device : {"cpu", "cuda"}
-    processor : str
-    threads : int
-        Of one forward pass, on the CPU.
-    """
-
-    device: str
-    processor: str
-    threads: int
+    cls: type[BaseException]
+    arguments: tuple[Any, ...]
+    members: Mapping[str, Any]
 
     @classmethod
-    def here(cls, device: str) -> Machine:
-        """This process on a device."""
-        if device == "cuda":
-            processor = torch.cuda.get_device_name()
-        else:
-            processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        return cls(device, processor, torch.get_num_threads())
+    def of(cls, error: BaseException) -> Raised:
+        """Take an exception apart, without its traceback and cause."""
+        return cls(type(error), error.args, dict(vars(error)))
+
+    def rebuilt(self) -> BaseException:
+        """The exception."""
+        error = self.cls.__new__(self.cls, *self.arguments)
+        error.args = self.arguments
+        vars(error).update(self.members)
+        return error
 
 
 class Computer(Protocol):
@@ -116,7 +135,7 @@ class Computer(Protocol):
 
     @property
     def machine(self) -> Machine:
-        """What computes."""
+        """What a run is made on."""
 
     def check_ready(self) -> None:
         """Raise :class:`NotReadyError` while runs have to wait."""
@@ -230,6 +249,14 @@ class LocalComputer:
             if known not in self._batches:
                 self._batches[known] = SharedBatches(model.network, len(model.card.class_names), batch_size)
             return self._batches[known]
+
+
+def load_here(settings: Settings) -> LocalComputer:
+    """The models on a device of this process, its kernels compiled; raises ``CardError``, ``DeviceError``."""
+    device = select_device(settings.device)
+    registry = load_registry([settings.zoo], device)
+    warm_up(device, {model.card.preprocessing.interpolation for model in registry.models.values()})
+    return LocalComputer(registry, device, settings.batch_size)
 
 
 def is_shortage(error: BaseException) -> bool:

@@ -153,6 +153,12 @@ class Engine:
         with self._changed:
             return self._ahead(short=False)
 
+    @property
+    def backlog_seconds(self) -> float:
+        """Seconds of work that are admitted and not done, by estimate, for one thread."""
+        now = time.monotonic()
+        return sum(work.ahead(now) for work in self._admitted())
+
     def drain(self) -> None:
         """Admit nothing any more; safe to call from a signal handler."""
         self.draining = True

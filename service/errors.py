@@ -149,6 +149,10 @@ class DrainingError(RequestError):
     """The server is shutting down."""
 
 
+class VoteEnginesError(RequestError):
+    """No vote engine of the cluster could make the run."""
+
+
 class ClientGoneError(RequestError):
     """Nobody waits for the answer any more."""
 
@@ -210,6 +214,7 @@ ERROR_TABLE: Mapping[type[Exception], Kind] = {
     DeviceFailedError: Kind(503, "device_failed", "The device failed"),
     PoisonedError: Kind(422, "poisoned", "This request brings the worker down"),
     DrainingError: Kind(503, "draining", "The server is shutting down"),
+    VoteEnginesError: Kind(503, "vote_engines", "No vote engine could make the run"),
     ClientGoneError: Kind(499, "client_gone", "The client closed the connection"),
     UnauthenticatedError: Kind(401, "unauthenticated", "A valid API key is needed"),
     ScopeError: Kind(403, "scope", "The API key does not allow this"),

@@ -11,16 +11,37 @@ from models.card import CardError
 from models.registry import Registry, load_registry
 
 from .certifier import Certifier
-from .computing import Computer
+from .computing import Computer, load_here
 from .errors import NotReadyError
 from .metrics import Metrics
 from .records import Records
 from .settings import Settings
 from .store import RecordsError
 from .supervisor import Supervisor, WorkerError
-from .worker import load
 
 logger = logging.getLogger("surety")
+
+Load = Callable[[Settings, Metrics], tuple[Registry, Computer]]
+"""Loads the models, and finds what computes with them."""
+
+
+def load_models(settings: Settings, metrics: Metrics) -> tuple[Registry, Computer]:
+    """The models, and a process of its own, which has them too, or a thread of this one.
+
+    Raises
+    ------
+    CardError, DeviceError, WorkerError
+    """
+    if settings.worker == "thread":
+        local = load_here(settings)
+        return local.registry, local
+    registry = load_registry([settings.zoo])
+    supervisor = Supervisor(
+        settings, on_ready=metrics.ready.set, on_death=lambda cause: metrics.worker_deaths.labels(cause).inc()
+    )
+    metrics.device_memory.worker = supervisor
+    supervisor.start()
+    return registry, supervisor
 
 
 class Lifecycle:
@@ -31,12 +52,16 @@ class Lifecycle:
     settings, metrics
     records : Records
         Opened before the models are loaded.
+    load : callable
+        See :data:`Load`; called on the loading thread.
     on_failure : callable
         Called on the loading thread when loading failed; ``failure`` then holds the message.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, records: Records, on_failure: Callable[[], None]) -> None:
-        self._settings, self._metrics, self._records = settings, metrics, records
+    def __init__(
+        self, settings: Settings, metrics: Metrics, records: Records, load: Load, on_failure: Callable[[], None]
+    ) -> None:
+        self._settings, self._metrics, self._records, self._load_models = settings, metrics, records, load
         self._on_failure = on_failure
         self._certifier: Certifier | None = None
         self._computer: Computer | None = None
@@ -64,7 +89,7 @@ class Lifecycle:
     def _load(self) -> None:
         try:
             self._records.open()
-            registry, self._computer = self._start()
+            registry, self._computer = self._load_models(self._settings, self._metrics)
             self._certifier = Certifier(registry, self._computer, self._settings, self._metrics)
         except (CardError, DeviceError, RecordsError, WorkerError) as error:
             self._fail(str(error))
@@ -76,21 +101,6 @@ class Lifecycle:
                 self._metrics.observe_model(model)
             self._metrics.ready.set(1)
             logger.info("ready on %s: %s", self._computer.machine.device, ", ".join(sorted(registry.models)))
-
-    def _start(self) -> tuple[Registry, Computer]:
-        """The models, for what is asked of them, and what computes; in a process of its own it has them twice."""
-        settings, metrics = self._settings, self._metrics
-        if settings.worker == "thread":
-            local = load(settings.zoo, settings.device, settings.batch_size)
-            return local.registry, local
-        registry = load_registry([settings.zoo], "cpu")
-        computer = Supervisor(
-            settings, on_ready=metrics.ready.set, on_death=lambda cause: metrics.worker_deaths.labels(cause).inc()
-        )
-        metrics.device_memory.worker = computer
-        self._computer = computer
-        computer.start()
-        return registry, computer
 
     def _fail(self, message: str) -> None:
         self.failure = message

@@ -74,6 +74,7 @@ def configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         http=timed_protocol(settings.head_seconds),
+        loop="asyncio",  # also where an extra has installed another one
         ws="none",
         lifespan="on",
         log_config=None,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SHIPPED_ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     short_seconds, patience_seconds
         Requests that are expected to take at most the first pass the longer ones, until one of those has waited for
         the second.
+    noise_secret
+        What the noise of every request follows from, unforeseeable and at least 32 characters (``openssl rand -hex
+        32``); servers behind one address need the same. None: drawn at every start.
+    ray_orders
+        Requests that an HTTP edge on Ray has at the vote engines at once; there ``max_running`` is a vote engine's.
     max_votes
         Base-classifier evaluations one request may ask for.
     batch_size
@@ -120,6 +125,8 @@ class Settings(BaseSettings):
     max_queue_seconds: float = Field(default=60.0, ge=0)
     short_seconds: float = Field(default=1.0, ge=0)
     patience_seconds: float = Field(default=10.0, ge=0)
+    noise_secret: SecretStr | None = None
+    ray_orders: int = Field(default=32, ge=1, le=256)
     max_votes: int = Field(default=4_000_000, ge=1, le=1_000_000_000)
     batch_size: int | None = Field(default=None, ge=1, le=65536)
     default_deadline_ms: int = Field(default=120_000, ge=1)

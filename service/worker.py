@@ -17,18 +17,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
 
 import torch
 from numba.cuda.cudadrv.driver import CudaAPIError
 
-from gpu.targets import DeviceError, select_device, warm_up
+from gpu.targets import DeviceError
 from models.card import CardError
-from models.registry import load_registry
 
 from . import logs
-from .computing import Computed, LocalComputer, Machine, Order
+from .computing import Computed, LocalComputer, Machine, Order, Raised, load_here
 from .engine import Cancellation
 from .progress import News
 from .settings import Settings
@@ -84,27 +81,6 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Raised:
-    """An exception on its way; most keep members that its constructor wants, which pickle does not know."""
-
-    cls: type[BaseException]
-    arguments: tuple[Any, ...]
-    members: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, error: BaseException) -> Raised:
-        """Take an exception apart, without its traceback and cause."""
-        return cls(type(error), error.args, dict(vars(error)))
-
-    def rebuilt(self) -> BaseException:
-        """The exception."""
-        error = self.cls.__new__(self.cls, *self.arguments)
-        error.args = self.arguments
-        vars(error).update(self.members)
-        return error
-
-
-@dataclass(frozen=True)
 class Told:
     """How far a watched run has come."""
 
@@ -122,14 +98,6 @@ class Done:
     device_memory: Mapping[str, int] = field(default_factory=dict)
 
 
-def load(zoo: Path, device: str, batch_size: int | None) -> LocalComputer:
-    """Load the models and compile the kernels; raises :class:`CardError`, :class:`DeviceError`."""
-    chosen = select_device(device)
-    registry = load_registry([zoo], chosen)
-    warm_up(chosen, {model.card.preprocessing.interpolation for model in registry.models.values()})
-    return LocalComputer(registry, chosen, batch_size)
-
-
 def main(descriptor: int) -> None:
     """The process; ``descriptor`` is its end of the pipe, on which the settings come first."""
     for ignored in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the server says when the worker ends
@@ -138,7 +106,7 @@ def main(descriptor: int) -> None:
     settings: Settings = connection.recv()
     logs.configure(settings)
     try:
-        computer = load(settings.zoo, settings.device, settings.batch_size)
+        computer = load_here(settings)
         connection.send(Ready(computer.machine, computer.vote_seconds()))
     except (CardError, DeviceError) as error:
         connection.send(Failed(str(error)))

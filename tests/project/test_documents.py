@@ -82,11 +82,11 @@ def test_card_in_the_models_page_is_one_that_is_accepted(tmp_path):
 
 def test_pins_are_exact_and_the_same_everywhere():
     extras = PROJECT["project"]["optional-dependencies"]
-    pins = PROJECT["project"]["dependencies"] + extras["dev"] + extras["cuda"] + extras["otel"]
+    pins = PROJECT["project"]["dependencies"] + extras["dev"] + extras["cuda"] + extras["otel"] + extras["ray"]
     assert all(re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+", pin) for pin in pins)
     torch = re.search(r"^TORCH := (\S+)$", (ROOT / "Makefile").read_text(), re.M).group(1)
     assert torch in pins
-    assert set(extras["cuda"]) | set(extras["otel"]) <= set(extras["dev"])
+    assert set(extras["cuda"]) | set(extras["otel"]) | set(extras["ray"]) <= set(extras["dev"])
 
 
 def test_ci_entry_runs_the_whole_suite():

@@ -46,12 +46,13 @@ def test_cpu_image_installs_what_make_installs():
     made = re.findall(r"^\t\$\(PY\) -m pip install (.*)$", MAKEFILE, re.M)
     expected = [
         made[0].replace("$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) )$(TORCH)", torch),
-        made[1].replace("'.[dev]'", ".[postgres]"),
+        made[1].replace("'.[dev]'", ".[$EXTRAS]"),
     ]
     pip = ".venv/bin/python -m pip install "
     steps = instructions(ROOT / "docker" / "Dockerfile.cpu")
     found = [arguments.removeprefix(pip) for name, arguments in steps if name == "RUN" and arguments.startswith(pip)]
     assert [line.replace("--extra-index-url $TORCH_INDEX ", "") for line in found] == expected
+    assert ("ARG", "EXTRAS=postgres") in steps
     assert "python3.11 -m venv .venv" in [arguments for _, arguments in steps]
 
 
@@ -106,7 +107,7 @@ def test_shipped_weights_are_small_and_never_pickled():
 
 @pytest.mark.parametrize("room", ["certification", "gpu", "models"])
 def test_numeric_rooms_import_without_the_services_packages(room):
-    blocked = ("fastapi", "starlette", "pydantic", "pydantic_settings", "prometheus_client", "uvicorn", "httpx")
+    blocked = ("fastapi", "starlette", "pydantic", "pydantic_settings", "prometheus_client", "uvicorn", "httpx", "ray")
     script = (
         "import importlib, pkgutil, sys\n"
         f"for name in {blocked!r}: sys.modules[name] = None\n"

@@ -34,6 +34,6 @@ class Votes(service.computing.BaseClassifierVotes):
 
 
 if __name__ == "__main__":
-    service.worker.warm_up = lambda *what: None
+    service.computing.warm_up = lambda *what: None
     service.computing.BaseClassifierVotes = Votes  # type: ignore[misc]
     service.worker.main(int(sys.argv[1]))

@@ -27,7 +27,7 @@ QUICK, SLOW, STUCK = 0.0, 0.1, 30.0
 """Seconds that a batch sleeps; an image of CHANCY has 7 batches."""
 PARENT = """
 import os, signal, sys, time
-import service.computing, service.server, service.worker
+import service.computing, service.server
 from models.votes import BaseClassifierVotes
 from service.cli import main
 
@@ -37,7 +37,7 @@ class Slow(BaseClassifierVotes):
         return super()._classify(batch, count)
 
 service.computing.BaseClassifierVotes = Slow
-service.worker.warm_up = lambda *what: None
+service.computing.warm_up = lambda *what: None
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
     port, seconds = line.split()[0], float(line.split()[1])

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-import service.certifier
+import service.computing
 from service.job_runner import MOST_BEGUN
 from service.keys import KeyEntry, Scope, make_key, write_keys
 
@@ -26,7 +26,7 @@ def running(server: Running, identifier: str) -> bool:
 
 def test_a_job_takes_no_requests_slot(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one request runs at once, and a job's image never ends, requests are answered all the same."""
-    certify = service.certifier.certify
+    certify = service.computing.certify
 
     def stuck(plan: Any, votes: Any, bounds: Any, stage: Any, watch: Any) -> Any:
         while plan.alpha == 0.5:
@@ -34,7 +34,7 @@ def test_a_job_takes_no_requests_slot(start: Start, tmp_path: Path, monkeypatch:
             votes.check()
         return certify(plan, votes, bounds, stage, watch)
 
-    monkeypatch.setattr(service.certifier, "certify", stuck)
+    monkeypatch.setattr(service.computing, "certify", stuck)
     with start(data_dir=tmp_path, max_running=1, max_queue_seconds=0) as server:
         identifier = submit(server.client, alpha=0.5)
         until(lambda: running(server, identifier))

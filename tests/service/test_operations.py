@@ -20,7 +20,6 @@ import httpx
 import pytest
 
 import service.computing
-import service.worker
 from certification import __version__
 from certification.vocabulary import StatisticsError
 from gpu.targets import DeviceError
@@ -56,8 +55,8 @@ def sample(server: Running, name: str) -> float:
 
 def test_live_but_not_ready_while_loading(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     loading = threading.Event()
-    warm_up = service.worker.warm_up
-    monkeypatch.setattr(service.worker, "warm_up", lambda *what: (loading.wait(30), warm_up(*what)))
+    warm_up = service.computing.warm_up
+    monkeypatch.setattr(service.computing, "warm_up", lambda *what: (loading.wait(30), warm_up(*what)))
     with start(wait=False) as server:
         assert server.client.get("/health/live").status_code == 200
         assert sample(server, "surety_ready") == 0.0
@@ -165,7 +164,7 @@ def test_failing_to_load_is_told_once(start: Start, monkeypatch: pytest.MonkeyPa
     def absent(_: str) -> str:
         raise DeviceError("no such device")
 
-    monkeypatch.setattr(service.worker, "select_device", absent)
+    monkeypatch.setattr(service.computing, "select_device", absent)
     with start(wait=False) as server:
         until(lambda: server.services.lifecycle.failure is not None)
         assert server.services.lifecycle.failure == "no such device"
@@ -174,7 +173,7 @@ def test_failing_to_load_is_told_once(start: Start, monkeypatch: pytest.MonkeyPa
 
 SLOW = """
 import sys, time
-import service.computing, service.worker
+import service.computing
 from models.votes import BaseClassifierVotes
 from service.cli import main
 
@@ -184,7 +183,7 @@ class Slow(BaseClassifierVotes):
         return super().class_counts(n, pixel_noise=pixel_noise)
 
 service.computing.BaseClassifierVotes = Slow
-service.worker.warm_up = lambda *what: None
+service.computing.warm_up = lambda *what: None
 sys.exit(main(["serve", "--port", sys.argv[2]]))
 """
 

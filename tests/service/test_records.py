@@ -491,9 +491,9 @@ def test_a_restart_keeps_certificates_and_can_verify_them(start: Start, tmp_path
 
 SERVE = """
 import os, sys
-import service.server, service.worker
+import service.computing, service.server
 from service.cli import main
-service.worker.warm_up = lambda *what: None
+service.computing.warm_up = lambda *what: None
 for port in sys.argv[1:]:
     child = os.fork()
     if child == 0:

@@ -22,13 +22,13 @@ import torch
 import service.supervisor
 from certification.vocabulary import CalibrationError, PlanError
 from service.certifier import Certifier, Task
-from service.computing import LocalComputer, Order, is_shortage
+from service.computing import LocalComputer, Order, Raised, is_shortage
 from service.engine import Cancellation, Cancelled
 from service.errors import DeviceFailedError, DrainingError, FieldError, NotReadyError, PoisonedError, problem_of
 from service.schemas import CertifyFields, CertifyReply
 from service.settings import Settings
 from service.supervisor import Supervisor, WorkerError
-from service.worker import Raised, is_device_failure
+from service.worker import is_device_failure
 
 from .conftest import COMPILING, Running, Start, until
 from .dying_worker import FAILS, KILLS, WAITS
