@@ -32,9 +32,9 @@ from models.votes import BaseClassifierVotes
 from service.cli import main
 
 class Slow(BaseClassifierVotes):
-    def _classify(self, batch, count):
+    def _classify(self, images):
         time.sleep(seconds)
-        return super()._classify(batch, count)
+        return super()._classify(images)
 
 service.computing.BaseClassifierVotes = Slow
 service.computing.warm_up = lambda *what: None
