@@ -1,7 +1,7 @@
 """The service beyond saturation: open-loop load with a mix of short and long requests, then clients that leave.
 
 Usage: ``python -m benchmarks.overload [--seconds 60] [--leavers 1000]``. Starts the service itself. First the mix runs
-with as many clients as the service has threads: that many answers a second are saturation. Then requests arrive at
+in a closed loop, with four clients a thread: that many answers a second are saturation. Then requests arrive at
 random (Poisson) at 0.5, 1 and 2 times that rate, whether or not earlier ones are answered. Good is an answer before its
 deadline that was not cut short by it. At last clients send a request and leave at a random moment, and health is asked
 for all the while.
@@ -30,16 +30,19 @@ from service.settings import Settings
 OUT = Path(__file__).resolve().parent / "results" / "overload.json"
 RATES = (0.5, 1.0, 2.0)
 DEADLINE_MS = 20_000
-ROTATED = {"transformation": "rotation", "guarantee": "individual", "attack_range": "10", "max_votes": "20000"}
-SHIFTED = {"transformation": "translation", "guarantee": "individual", "attack_range": "1", "max_votes": "20000"}
+CERTIFY = {"guarantee": "individual", "n": "300", "n_delta": "100"}
+ROTATED = {**CERTIFY, "transformation": "rotation", "attack_range": "10"}
+SHIFTED = {**CERTIFY, "transformation": "translation", "attack_range": "1"}
 MIX: tuple[tuple[float, str, dict[str, str]], ...] = (
-    (0.70, "/v1/predict", {"transformation": "rotation", "guarantee": "heuristic"}),
+    (0.70, "/v1/predict", {"transformation": "rotation", "guarantee": "heuristic", "n": "400"}),
     (0.25, "/v1/certify", ROTATED),
     (0.05, "/v1/certify", SHIFTED),
 )
 """Share, path and fields; the last takes seconds. Each request has another alpha, so that none is like another."""
 SHORT = MIX[0][1]
 UNLOADED = 40
+CLIENTS = 4 * Settings().max_running
+"""In the closed loop: enough for both lanes to have work all the time."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ async def ask(client: httpx.AsyncClient, images: list[bytes], chance: random.Ran
 
 
 async def saturation(client: httpx.AsyncClient, images: list[bytes], seconds: float) -> float:
-    """Answers a second with one client a thread."""
+    """Answers a second when there is always work for every thread."""
     ends, done = time.monotonic() + seconds, 0
 
     async def repeat(number: int) -> None:
@@ -76,7 +79,7 @@ async def saturation(client: httpx.AsyncClient, images: list[bytes], seconds: fl
             done += 1
 
     begun = time.monotonic()
-    await asyncio.gather(*(repeat(number) for number in range(Settings().max_running)))
+    await asyncio.gather(*(repeat(number) for number in range(CLIENTS)))
     return done / (time.monotonic() - begun)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -58,8 +59,8 @@ class BaseClassifierVotes:
         Images in one forward pass, which bounds the memory; by default fewer of larger ones.
     batches : SharedBatches, optional
         The forward passes of other runs of the same model; then ``batch_size`` is theirs.
-    urgent : bool
-        Whether votes go before those of other runs.
+    urgent_seconds : float
+        For so long from now votes go before those of other runs.
     check : callable
         Called before every batch; may raise to stop the work. ``OutOfTime`` goes on with the votes cast until then.
 
@@ -87,7 +88,7 @@ class BaseClassifierVotes:
         operator: AnyOperator | None = None,
         batch_size: int | None = None,
         batches: SharedBatches | None = None,
-        urgent: bool = False,
+        urgent_seconds: float = 0.0,
         check: Callable[[], None] = nothing,
     ) -> None:
         card = model.card
@@ -101,7 +102,7 @@ class BaseClassifierVotes:
             model.network, self.classes, batch_size or default_batch_size(device, math.prod(self._shape))
         )
         self.batch_size = self._batches.batch_size
-        self._urgent, self.check = urgent, check
+        self._urgent_until, self.check = time.monotonic() + urgent_seconds, check
         self._generator = np.random.Generator(np.random.Philox(key=_words(key, b"parameters", 16)))
         self._noise_key = _words(key, b"pixels", 8)
         dimensions = 1 if transformation is Transformation.ROTATION else 2
@@ -209,7 +210,8 @@ class BaseClassifierVotes:
 
     def _classify(self, images: Tensor) -> Tensor:
         """Classes [n] of at most a batch of images; ``classes`` means none."""
-        labels = self._batches.classify(images, urgent=self._urgent, check=self.check)
+        urgent = time.monotonic() < self._urgent_until
+        labels = self._batches.classify(images, urgent=urgent, check=self.check)
         self.votes += len(images)
         return labels
 

@@ -40,6 +40,8 @@ from .schemas import (
 from .settings import Settings
 
 SECRET_BYTES = 32
+URGENT = 2.0
+"""A short run goes before others for so many times the seconds of the longest short one."""
 ANSWERING_SECONDS, ANSWERING_SHARE = 0.15, 0.1
 """How long before its deadline a run's time is up, at most, and as a share of it: for the last batch and the reply."""
 
@@ -143,9 +145,10 @@ class Certifier:
         return PredictReply(**self._answer(task, prediction), reason=prediction.reason)
 
     def _compute(self, task: Task[P], cancellation: Cancellation, report: Report | None = None) -> Computed:
+        short = self._settings.short_seconds
         order = Order(
             task.model.card.id, task.model.digest, task.plan, task.image.pixels, task.replay,
-            urgent=task.seconds <= self._settings.short_seconds, seconds=task.seconds,
+            urgent_seconds=URGENT * short if task.seconds <= short else 0.0, seconds=task.seconds,
         )  # fmt: skip
         computed = self._computer.compute(order, cancellation, report)
         task.clock.add(computed.seconds, computed.spans)

@@ -73,8 +73,8 @@ class Order:
     plan: Effort
     pixels: NDArray[np.float32]
     replay: Replay
-    urgent: bool = False
-    """Whether its votes go before those of other runs."""
+    urgent_seconds: float = 0.0
+    """For so long from its beginning it goes before other runs."""
     seconds: float = 0.0
     """What it is expected to take; decides who waits, never an answer."""
 
@@ -238,7 +238,7 @@ class LocalComputer:
             device=self.machine.device,
             operator=model.measured_through(plan) if isinstance(plan, CertificationPlan) else model.operator,
             batches=self._shared(model, order.replay.batch_size),
-            urgent=order.urgent,
+            urgent_seconds=order.urgent_seconds,
             check=cancellation.check,
         )
 

@@ -1,7 +1,8 @@
 """Admission by cost, two lanes, the threads that compute, deadlines, cancellation and draining.
 
 What waits is bounded by the seconds that it is expected to take, not by its number. Short works have a lane of their
-own, so that they are not stuck behind long ones; a long one that has waited ``patience`` goes first. A slot is held
+own, so that they are not stuck behind long ones, nor behind one that was expected to be short and is not; a long one
+that has waited ``patience`` goes first. A slot is held
 until the thread is really done, so a work that was given up and cannot stop at once still counts. Nothing here runs on
 the event loop but bookkeeping.
 """
@@ -25,6 +26,9 @@ from .errors import ClientGoneError, DrainingError, OverloadedError
 T = TypeVar("T")
 DECODERS = 2
 LEAST_SECONDS = 0.01
+OVERDUE = 2.0
+"""A short work is overdue after so many times the seconds of the longest short one."""
+LOOK_SECONDS = 0.1
 LONGEST_RETRY = 600
 """Seconds; the most that Retry-After says."""
 
@@ -90,7 +94,8 @@ class Work:
 
 
 class Engine:
-    """Runs at most ``max_running`` works at once; the others wait.
+    """Runs at most ``max_running`` works at once; the others wait. More, but less than twice as many, while short ones
+    turn out to be long.
 
     Parameters
     ----------
@@ -119,6 +124,7 @@ class Engine:
     ) -> None:
         self._max_queue_seconds, self._short_seconds, self._patience = max_queue_seconds, short_seconds, patience
         self.max_running, self._max_long = max_running, max(max_running - 1, 1)
+        threads = max_running + self._max_long if max_running > 1 else 1
         self.on_done: Callable[[float, float], None] = lambda waited, computed: None
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._changed = threading.Condition()
@@ -128,7 +134,7 @@ class Engine:
         self._aborted = asyncio.Event()
         self._closed = False
         self.draining = False
-        for number in range(max_running):
+        for number in range(threads):
             threading.Thread(target=self._serve, name=f"certify-{number}", daemon=True).start()
 
     @property
@@ -251,15 +257,27 @@ class Engine:
     def _is_short(self, work: Work) -> bool:
         return work.seconds <= self._short_seconds
 
+    def _is_overdue(self, work: Work) -> bool:
+        """Whether it was expected to be short and is not."""
+        late = OVERDUE * self._short_seconds
+        return self._is_short(work) and work.begun is not None and time.monotonic() - work.begun > late
+
     @property
     def _running_long(self) -> list[Work]:
         return [work for work in self._running if not self._is_short(work)]
+
+    @property
+    def _may_begin(self) -> tuple[bool, bool]:
+        """Whether a short and a long work may begin: an overdue one takes the place of a long one, not of a short."""
+        overdue, long = sum(map(self._is_overdue, self._running)), len(self._running_long)
+        return len(self._running) - overdue < self.max_running, long + overdue < self._max_long
 
     def _ahead(self, *, short: bool) -> float:
         """Seconds that a new work would wait for a thread, by what is known of those before it; 0 if one is free."""
         now, long = time.monotonic(), self._running_long
         waiting, threads = (self._short, self.max_running - len(long)) if short else (self._long, self._max_long)
-        before = [*waiting, *(work for work in self._running if self._is_short(work) == short)]
+        same = (work for work in self._running if self._is_short(work) == short and not self._is_overdue(work))
+        before = [*waiting, *same]
         if len(before) < threads and self.running + self.waiting < self.max_running:
             return 0.0
         # Where the other lane has all threads, one of its works must end first.
@@ -294,8 +312,10 @@ class Engine:
         return False
 
     def _next(self) -> Work | None:
-        may_be_long = self._long and len(self._running_long) < self._max_long
-        if may_be_long and (not self._short or time.monotonic() - self._long[0].since > self._patience):
+        may_short, may_long = self._may_begin
+        if not may_short:
+            return None
+        if self._long and may_long and (not self._short or time.monotonic() - self._long[0].since > self._patience):
             return self._long.popleft()
         return self._short.popleft() if self._short else None
 
@@ -306,7 +326,8 @@ class Engine:
                 while (work := self._next()) is None:
                     if self._closed:
                         return
-                    self._changed.wait()
+                    # One that runs may become overdue, which nobody tells.
+                    self._changed.wait(LOOK_SECONDS if self._short else None)
                 work.begun = time.monotonic()
                 self._running.add(work)
             try:

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
         Where runs are made: in a ``process`` of their own, whose crash does not take the server down, or on a
         ``thread`` of the server, which needs less memory.
     max_running
-        Requests computed at once.
+        Requests computed at once; less than twice as many while short ones turn out to be long.
     max_queue_seconds
         A request that would wait longer for its turn, by estimate, gets 429.
     short_seconds, patience_seconds
@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     worker: Literal["process", "thread"] = "process"
     max_running: int = Field(default=2, ge=1, le=256)
     max_queue_seconds: float = Field(default=60.0, ge=0)
-    short_seconds: float = Field(default=1.0, ge=0)
+    short_seconds: float = Field(default=0.3, ge=0)
     patience_seconds: float = Field(default=10.0, ge=0)
     noise_secret: SecretStr | None = None
     ray_orders: int = Field(default=32, ge=1, le=256)

@@ -13,7 +13,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
@@ -30,6 +32,8 @@ from .engine import Cancellation
 from .progress import News
 from .settings import Settings
 
+NICE = 10
+"""Added to the niceness of runs that are not urgent."""
 DEVICE_FAILED = 70
 """Exit status after a device error."""
 CUDA_LIBRARIES = ("CUDA error", "cuDNN error", "CUBLAS_STATUS")
@@ -138,7 +142,7 @@ class _Worker:
         if isinstance(message, Stop):
             raise EOFError
         if isinstance(message, Run):
-            cancellation = Cancellation(message.deadline)
+            cancellation = _Yielding(message.deadline, message.order.urgent_seconds)
             self._running[message.number] = cancellation
             threading.Thread(target=self._run, args=(message, cancellation), daemon=True).start()
         elif (running := self._running.get(message.number)) is not None:
@@ -167,6 +171,29 @@ class _Worker:
     def _tell(self, number: int, news: News) -> None:
         with self._sending:
             self._connection.send(Told(number, news))
+
+
+class _Yielding(Cancellation):
+    """Of a run whose thread lets those of urgent runs have the cores first, once it is not urgent itself.
+
+    The threads that libraries start for it inherit that from there on.
+    """
+
+    def __init__(self, deadline: float, urgent_seconds: float) -> None:
+        super().__init__(deadline)
+        self._urgent_until, self._urgent = time.monotonic() + urgent_seconds, True
+
+    def check(self) -> None:
+        """See Cancellation; on the run's thread."""
+        if self._urgent and time.monotonic() >= self._urgent_until:
+            self._urgent = False
+            _give_way()
+        super().check()
+
+
+def _give_way() -> None:
+    with suppress(AttributeError, OSError):  # threads have priorities of their own on Linux
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)
 
 
 def is_device_failure(error: BaseException) -> bool:

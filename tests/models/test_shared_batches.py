@@ -249,7 +249,7 @@ def run(model: LoadedModel, number: int, batches: SharedBatches) -> tuple[Outcom
     image = picture("bits", (12, 12, 1), number)
     votes = BaseClassifierVotes(
         model, image, plan.transformation, key=bytes([number]), operator=model.measured_through(plan),
-        batches=batches, urgent=number % 3 == 0,
+        batches=batches, urgent_seconds=60.0 * (number % 3 == 0),
     )  # fmt: skip
     bounds = ImageErrorBounds(model, image, plan.attack_range, plan.image_is, BoundSettings())
     return certify(plan, votes, bounds), votes.votes

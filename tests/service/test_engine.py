@@ -122,6 +122,29 @@ def test_a_short_work_is_not_stuck_behind_long_ones_nor_refused_for_them() -> No
     play(scene, 2, LONG)
 
 
+def test_a_short_work_is_not_stuck_behind_one_that_turns_out_to_be_long() -> None:
+    """It runs beside them, though not beside more of them than there are threads; long ones do not."""
+
+    async def scene(engine: Engine) -> None:
+        works = [Work() for _ in range(4)]
+        tasks = [asyncio.create_task(engine.run(work, never, seconds=0.01)) for work in works[:2]]
+        await until(lambda: engine.running == 2)
+        tasks.append(asyncio.create_task(engine.run(works[2], never, seconds=LONG)))
+        tasks.append(asyncio.create_task(engine.run(works[3], never, seconds=0.01)))
+        await until(works[3].begun.is_set)
+        assert not works[2].begun.is_set()
+        assert engine.running == 3
+        last = Work()
+        tasks.append(asyncio.create_task(engine.run(last, never, seconds=0.01)))
+        await asyncio.sleep(0.5)
+        assert not last.begun.is_set()
+        for work in (*works, last):
+            work.gate.set()
+        assert await asyncio.gather(*tasks) == ["done"] * 5
+
+    play(scene, 2, short=0.02)
+
+
 @pytest.mark.parametrize(("patience", "first"), [(0.0, "long"), (1e9, "short")])
 def test_a_long_work_waits_for_short_ones_as_long_as_its_patience(patience: float, first: str) -> None:
     async def scene(engine: Engine) -> None:
