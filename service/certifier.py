@@ -42,7 +42,7 @@ from .settings import Settings
 SECRET_BYTES = 32
 URGENT = 2.0
 """A short run goes before others for so many times the seconds of the longest short one."""
-ANSWERING_SECONDS, ANSWERING_SHARE = 0.15, 0.1
+ANSWERING_SECONDS, ANSWERING_SHARE = 0.5, 0.1
 """How long before its deadline a run's time is up, at most, and as a share of it: for the last batch and the reply."""
 
 P = TypeVar("P", bound=Effort)
@@ -61,6 +61,8 @@ class Task(Generic[P]):
     """Time of ``time.monotonic()`` at which the run ends with what it has: a little before the request's deadline."""
     seconds: float
     """What it is expected to take."""
+    short: bool
+    """Whether it belongs into the short lane: by what it takes alone, so that load does not make it a long one."""
     replay: Replay
 
 
@@ -145,10 +147,9 @@ class Certifier:
         return PredictReply(**self._answer(task, prediction), reason=prediction.reason)
 
     def _compute(self, task: Task[P], cancellation: Cancellation, report: Report | None = None) -> Computed:
-        short = self._settings.short_seconds
         order = Order(
             task.model.card.id, task.model.digest, task.plan, task.image.pixels, task.replay,
-            urgent_seconds=URGENT * short if task.seconds <= short else 0.0, seconds=task.seconds,
+            urgent_seconds=URGENT * self._settings.short_seconds if task.short else 0.0, seconds=task.seconds,
         )  # fmt: skip
         computed = self._computer.compute(order, cancellation, report)
         task.clock.add(computed.seconds, computed.spans)
@@ -173,6 +174,7 @@ class Certifier:
             clock,
             time.monotonic() + seconds - min(ANSWERING_SECONDS, ANSWERING_SHARE * seconds) - clock.total,
             self._costs.expected(chosen.model, chosen.plan),
+            self._costs.expected(chosen.model, chosen.plan, alone=True) <= self._settings.short_seconds,
             Replay(self._noise_key(chosen, image), self._batch_size(chosen.model), self._settings.bound_chunk_bytes),
         )
 

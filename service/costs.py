@@ -49,16 +49,17 @@ class Costs:
     """
 
     def __init__(self, vote_seconds: Mapping[str, float]) -> None:
-        self._vote_seconds = dict(vote_seconds)
+        self._alone, self._vote_seconds = dict(vote_seconds), dict(vote_seconds)
         self._kinds: dict[Key, _Kind] = {}
         self._lock = threading.Lock()
 
-    def expected(self, model: LoadedModel, plan: Effort) -> float:
-        """Seconds that a request is expected to take once it has a thread."""
+    def expected(self, model: LoadedModel, plan: Effort, *, alone: bool = False) -> float:
+        """Seconds that a request is expected to take once it has a thread, beside others as of late, or alone."""
         with self._lock:
             kind = self._kinds.get(_key(model, plan)) or _Kind()
             votes = plan.least_votes(_error_bound(plan, kind)) * kind.overrun
-            return min(votes, plan.max_votes) * self._vote_seconds[model.card.id] + kind.bound_seconds
+            vote_seconds = self._alone if alone else self._vote_seconds
+            return min(votes, plan.max_votes) * vote_seconds[model.card.id] + kind.bound_seconds
 
     def learn(
         self, model: LoadedModel, plan: Effort, found: Outcome | Prediction, seconds: Mapping[str, float]

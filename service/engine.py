@@ -84,6 +84,7 @@ class Work:
     run: Callable[[Cancellation], Any]
     seconds: float
     cancellation: Cancellation
+    short: bool
     since: float = field(default_factory=time.monotonic)
     begun: float | None = None
     future: Future[Any] = field(default_factory=Future)
@@ -194,6 +195,7 @@ class Engine:
         abandoned: Callable[[], Awaitable[None]],
         *,
         seconds: float = 0.0,
+        short: bool | None = None,
         deadline: float = math.inf,
     ) -> T:
         """Admit ``work`` and wait for its result.
@@ -207,6 +209,8 @@ class Engine:
             Returns once nobody waits for the result any more.
         seconds : float
             What it is expected to take.
+        short : bool, optional
+            Whether it has the short lane; by its seconds, by default.
         deadline : float
             Time of ``time.monotonic()`` at which it shall answer.
 
@@ -217,7 +221,8 @@ class Engine:
         ClientGoneError
             If it was abandoned.
         """
-        admitted = self._admit(Work(work, seconds, Cancellation(deadline)))
+        short = seconds <= self._short_seconds if short is None else short
+        admitted = self._admit(Work(work, seconds, Cancellation(deadline), short))
         result = asyncio.wrap_future(admitted.future)
         gone, aborted = asyncio.ensure_future(abandoned()), asyncio.ensure_future(self._aborted.wait())
         waiting: set[asyncio.Future[Any]] = {result, gone, aborted}
@@ -254,17 +259,14 @@ class Engine:
         with self._changed:
             return [*self._short, *self._long, *self._running]
 
-    def _is_short(self, work: Work) -> bool:
-        return work.seconds <= self._short_seconds
-
     def _is_overdue(self, work: Work) -> bool:
         """Whether it was expected to be short and is not."""
         late = OVERDUE * self._short_seconds
-        return self._is_short(work) and work.begun is not None and time.monotonic() - work.begun > late
+        return work.short and work.begun is not None and time.monotonic() - work.begun > late
 
     @property
     def _running_long(self) -> list[Work]:
-        return [work for work in self._running if not self._is_short(work)]
+        return [work for work in self._running if not work.short]
 
     @property
     def _may_begin(self) -> tuple[bool, bool]:
@@ -276,7 +278,7 @@ class Engine:
         """Seconds that a new work would wait for a thread, by what is known of those before it; 0 if one is free."""
         now, long = time.monotonic(), self._running_long
         waiting, threads = (self._short, self.max_running - len(long)) if short else (self._long, self._max_long)
-        same = (work for work in self._running if self._is_short(work) == short and not self._is_overdue(work))
+        same = (work for work in self._running if work.short == short and not self._is_overdue(work))
         before = [*waiting, *same]
         if len(before) < threads and self.running + self.waiting < self.max_running:
             return 0.0
@@ -289,8 +291,7 @@ class Engine:
         with self._changed:
             if self.draining:
                 raise _draining()
-            short = self._is_short(work)
-            ahead = self._ahead(short=short)
+            ahead = self._ahead(short=work.short)
             if ahead > self._max_queue_seconds:
                 seconds = min(max(math.ceil(ahead - self._max_queue_seconds), 1), LONGEST_RETRY)
                 raise OverloadedError(
@@ -298,7 +299,7 @@ class Engine:
                     f"again in {seconds} s",
                     retry_after_seconds=seconds,
                 )
-            (self._short if short else self._long).append(work)
+            (self._short if work.short else self._long).append(work)
             self._changed.notify()
         return work
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Self
@@ -52,7 +51,7 @@ class Recipe(Part):
             raise ModelChangedError(f"{self.model.id} has another card or other weights by now", field="model")
         replay = Replay(noise_key, self.batch_size, self.bound_chunk_bytes)
         # Never short enough to go before the votes of requests.
-        return replace(certifier.prepare_replay(Chosen(model, self.plan), image, replay), seconds=math.inf)
+        return replace(certifier.prepare_replay(Chosen(model, self.plan), image, replay), short=False)
 
 
 def digest_of(fields: CertifyFields, images: Sequence[bytes]) -> str:

@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     worker: Literal["process", "thread"] = "process"
     max_running: int = Field(default=2, ge=1, le=256)
     max_queue_seconds: float = Field(default=60.0, ge=0)
-    short_seconds: float = Field(default=0.3, ge=0)
+    short_seconds: float = Field(default=0.5, ge=0)
     patience_seconds: float = Field(default=10.0, ge=0)
     noise_secret: SecretStr | None = None
     ray_orders: int = Field(default=32, ge=1, le=256)

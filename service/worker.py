@@ -167,7 +167,6 @@ class _Worker:
             if failed:
                 os._exit(DEVICE_FAILED)
 
-
     def _tell(self, number: int, news: News) -> None:
         with self._sending:
             self._connection.send(Told(number, news))

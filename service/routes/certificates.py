@@ -55,7 +55,7 @@ async def verify_certificate(request: Request, certificate_id: str) -> VerifyRep
         request.scope["surety"].clock = task.clock
         reply = await services.engine.run(
             lambda cancellation: verification.replay(task, cancellation), lambda: client_gone(request),
-            seconds=task.seconds,
+            seconds=task.seconds, short=task.short,
         )  # fmt: skip
         request.scope["surety"].votes = verification.certificate.votes
         return reply

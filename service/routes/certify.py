@@ -29,7 +29,7 @@ async def certify(request: Request) -> CertifyReply:
     request.scope["surety"].clock = task.clock
     reply = await services.engine.run(
         lambda cancellation: certified(services, certifier, task, cancellation), lambda: client_gone(request),
-        seconds=task.seconds, deadline=task.deadline,
+        seconds=task.seconds, short=task.short, deadline=task.deadline,
     )  # fmt: skip
     request.scope["surety"].votes = reply.counts.votes
     return reply

@@ -119,9 +119,10 @@ async def _answers(
     # Each row is decoded in a turn of its own, so that a batch does not hold up the requests behind it.
     tasks = [await engine.check(partial(_prepare_row, prepare, row, image)) for row, image in enumerate(images)]
     request.scope["surety"].clock = tasks[0].clock
+    short, seconds = len(tasks) == 1 and tasks[0].short, sum(task.seconds for task in tasks)
     return await engine.run(
         lambda cancellation: [compute(task, cancellation) for task in tasks], lambda: client_gone(request),
-        seconds=sum(task.seconds for task in tasks), deadline=tasks[0].deadline,
+        seconds=seconds, short=short, deadline=tasks[0].deadline,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ async def predict(request: Request) -> PredictReply:
     request.scope["surety"].clock = task.clock
     reply = await services.engine.run(
         lambda cancellation: certifier.predict(task, cancellation), lambda: client_gone(request),
-        seconds=task.seconds, deadline=task.deadline,
+        seconds=task.seconds, short=task.short, deadline=task.deadline,
     )  # fmt: skip
     request.scope["surety"].votes = reply.counts.votes
     return reply

@@ -1,0 +1,35 @@
+"""Estimates of seconds: learned from runs, and for the lanes free of what else was running meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from certification.outcome import Counts, Prediction
+from certification.vocabulary import StoppedBy
+from service.clock import STAGES
+from service.costs import Costs
+from service.schemas import PredictFields
+
+from .conftest import Running
+from .pictures import encode, grey
+
+VOTE = 1e-4
+
+
+def test_load_changes_what_a_request_is_expected_to_take_but_not_its_lane(server: Running) -> None:
+    task = server.services.lifecycle.certifier.prepare_predict(
+        PredictFields(guarantee="heuristic"), encode(grey(), "PNG")
+    )
+    costs = Costs({task.model.card.id: VOTE})
+    before = costs.expected(task.model, task.plan)
+    assert costs.expected(task.model, task.plan, alone=True) == before
+    votes = task.plan.least_votes(0.0)
+    assert before == pytest.approx(1.5 * votes * VOTE)
+    counts = Counts(100, votes - 100, votes - 100, 1, votes)
+    found = Prediction(0, counts, stopped_by=StoppedBy.CERTIFIED)
+    crowded = {**dict.fromkeys(STAGES, 0.0), "select": 5 * votes * VOTE, "estimate": 5 * votes * VOTE}
+    for _ in range(100):
+        costs.learn(task.model, task.plan, found, crowded)
+    # every vote took ten times as long, and none more than the plan's was needed
+    assert costs.expected(task.model, task.plan) == pytest.approx(10 * votes * VOTE, rel=0.01)
+    assert costs.expected(task.model, task.plan, alone=True) == pytest.approx(votes * VOTE, rel=0.01)
