@@ -48,7 +48,7 @@ lint: install
 # kernels are compiled once, before processes that would each do so begin
 pytest: install
 	$(PY) -c 'from gpu.targets import warm_up; warm_up("cpu")'
-	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test: lint pytest
 

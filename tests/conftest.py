@@ -15,19 +15,6 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("surety", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("surety")
 
-SLOWEST = (
-    "test_ray_map", "test_worker", "test_residual", "test_job_restarts", "test_ray", "test_cuda", "test_records",
-    "test_evaluate", "test_calibrate", "test_operations", "test_error_bound", "test_coverage", "test_adaptive",
-)  # fmt: skip
-"""Files that take longest, as a clean machine sees them: begun last, one of them would keep one process alone."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slowest files first, one after another; the others as they were."""
-    rank = {name: place for place, name in enumerate(SLOWEST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
-
-
 RAW_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",

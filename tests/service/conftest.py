@@ -188,7 +188,6 @@ class Running:
 
 
 Start = Callable[..., AbstractContextManager[Running]]
-SECRET = "the same noise in every run of the tests"
 COMPILING = 600.0
 """Seconds to wait where kernels may have to be compiled first, on a slow machine that does more than that."""
 
@@ -199,10 +198,7 @@ def start(zoo: Path) -> Start:
 
     @contextmanager
     def _start(*, wait: bool = True, **changes: Any) -> Iterator[Running]:
-        fixed: dict[str, Any] = {
-            "zoo": zoo, "device": "cpu", "port": 0, "batch_size": 64, "worker": "thread", "noise_secret": SECRET,
-        }  # fmt: skip
-        settings = Settings(**{**fixed, **changes})
+        settings = Settings(**{"zoo": zoo, "device": "cpu", "port": 0, "batch_size": 64, "worker": "thread", **changes})
         app = create_app(settings)
         services: Services = app.state.services
         server = DrainingServer(configuration(app, settings), services)

@@ -308,7 +308,7 @@ def test_a_forger_with_a_key_of_his_own_cannot_change_what_is_claimed(
     claims = [
         path
         for path in leaves(document)
-        if path[0] in ("reply", "model", "image", "schema")
+        if path[0] in ("reply", "model", "image", "noise_key", "schema")
         and path[:2] not in {("reply", "seconds"), ("reply", "version"), ("image", "sha256")}
     ]
     path = data.draw(st.sampled_from(claims))
@@ -477,7 +477,7 @@ def test_surety_verify_with_another_model_or_key(
 @on_both
 def test_a_restart_keeps_certificates_and_can_verify_them(start: Start, tmp_path: Path, database_url: str) -> None:
     """The noise of the second server has another secret: the recorded key makes the run."""
-    given = {"data_dir": tmp_path / "data", "database_url": database_url, "noise_secret": None}
+    given = {"data_dir": tmp_path / "data", "database_url": database_url}
     with start(**given) as server:
         identifier = certified(server, **CHANCY)
         before = stored(server, identifier)
