@@ -18,12 +18,12 @@ DATA ?= data
 WORKERS ?= auto
 TESTED = --pilot-images 1000 --quantile 0.997 --images 4000
 
-.PHONY: help install demo serve test lint pytest audit clean
+.PHONY: help install demo serve test lint kernels pytest audit clean
 .PHONY: train-rotation train-translation calibrate-rotation calibrate-translation evaluate
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
-	@echo 'also: install lint pytest train-rotation train-translation calibrate-rotation'
+	@echo 'also: install lint kernels pytest train-rotation train-translation calibrate-rotation'
 	@echo '      calibrate-translation evaluate clean      (DATA=$(DATA): root with MNIST/raw)'
 
 install: $(STAMP)
@@ -45,12 +45,17 @@ lint: install
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 
-# kernels are compiled once, before processes that would each do so begin
-pytest: install
+# once, before processes that would each do so begin
+kernels: install
 	$(PY) -c 'from gpu.targets import warm_up; warm_up("cpu")'
-	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test: lint pytest
+pytest: kernels
+	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# kernels are compiled while the linters run
+test: install
+	$(MAKE) --jobs=2 lint kernels
+	$(MAKE) pytest
 
 audit: install
 	$(PY) .ci/audit.py

@@ -85,7 +85,7 @@ def certify(
     try:
         return _certify(plan, votes, bounds, stage, watch)
     except OutOfTime:
-        return Abstained(plan, TOO_LATE, Counts(0, 0, 0, 0, 0), stopped_by=StoppedBy.DEADLINE)
+        return Abstained(plan, TOO_LATE, _nothing_after(votes), stopped_by=StoppedBy.DEADLINE)
 
 
 def _certify(
@@ -154,7 +154,7 @@ def predict(plan: Effort, votes: VoteSource, stage: Stage = no_stage) -> Predict
     try:
         return _predict(plan, votes, stage)
     except OutOfTime:
-        return Prediction(None, Counts(0, 0, 0, 0, 0), TOO_LATE, stopped_by=StoppedBy.DEADLINE)
+        return Prediction(None, _nothing_after(votes), TOO_LATE, stopped_by=StoppedBy.DEADLINE)
 
 
 def _predict(plan: Effort, votes: VoteSource, stage: Stage) -> Prediction:
@@ -309,6 +309,11 @@ def _passed(votes: VoteSource, label: int, n: int, n_delta: int, threshold: int)
 
 def _counts(plan: Effort, shown: Shown) -> Counts:
     return Counts(plan.n0, shown.n, shown.passed, shown.n_delta, plan.n0 + shown.votes)
+
+
+def _nothing_after(votes: VoteSource) -> Counts:
+    """Of a run that had nothing to show when its time was up, though it had cast votes."""
+    return Counts(0, 0, 0, 0, votes.votes)
 
 
 def _class_counts(plan: Effort, votes: VoteSource, n: int) -> NDArray[np.int64]:

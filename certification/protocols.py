@@ -36,6 +36,11 @@ class VoteSource(Protocol):
         """Draws so far, which is the number of the next one."""
         ...
 
+    @property
+    def votes(self) -> int:
+        """Base-classifier evaluations so far, for whatever."""
+        ...
+
     def class_counts(self, n: int, *, pixel_noise: bool) -> NDArray[np.int64]:
         """Votes by class [classes] of the next ``n`` draws of (parameter, pixel noise), one vote each.
 

@@ -82,9 +82,21 @@ def cpu_kernel(function: Callable[..., Any]) -> Any:
 
     def launch(*arguments: Any) -> None:
         with LAUNCH_LOCK if _takes_turns() else nullcontext():
-            compiled(*arguments)
+            compiled(*_writable(arguments))
 
     return launch
+
+
+def _writable(argument: Any) -> Any:
+    """The same, with copies of read-only arrays, for whose type a kernel would be compiled a second time.
+
+    Those that another process has shared (Ray's store) are read-only.
+    """
+    if isinstance(argument, tuple):
+        return tuple(_writable(one) for one in argument)
+    if isinstance(argument, np.ndarray) and not argument.flags.writeable:
+        return argument.copy()
+    return argument
 
 
 def _takes_turns() -> bool:
@@ -138,7 +150,8 @@ def select_device(name: str) -> str:
 def warm_up(device: str, interpolations: Collection[str] = ("bilinear", "gaussian")) -> None:
     """Compile the kernels that most requests reach, on tiny images; takes a while once, then comes from the cache.
 
-    Those of known images with Gaussian interpolation, a minute or more of compiling, wait for their first use.
+    Those of known images with Gaussian interpolation wait for their first use: to compile them takes minutes, more
+    than all others together.
 
     Parameters
     ----------

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .torchvision_compat import models as torchvision_models
-
 TORCHVISION_PREFIX = "torchvision:"
 
 
@@ -136,6 +134,9 @@ def build(name: str, classes: int, channels: int, shape: tuple[int, int], option
         if name in OWN:
             return OWN[name](classes, channels, shape, **options).eval()
         if name.startswith(TORCHVISION_PREFIX):
+            # Two seconds and 80 MB, which only its own networks are worth.
+            from .torchvision_compat import models as torchvision_models
+
             known = name.removeprefix(TORCHVISION_PREFIX)
             if known not in torchvision_models.list_models(module=torchvision_models):
                 raise ArchitectureError(f"torchvision has no classifier named {known!r}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from certification.vocabulary import OutOfTime
 
-LONG_SHARE = 4
+LONG_SHARE = 8
 """Where both kinds wait, a pass keeps one row in so many for those that are not urgent."""
 
 

@@ -7,19 +7,30 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import AsyncGenerator
+import zlib
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from .errors import ClientGoneError, ContentTypeError, FieldError, MalformedBodyError, RequestError, quote
+from .errors import (
+    BodyTooLargeError,
+    ClientGoneError,
+    ContentTypeError,
+    FieldError,
+    MalformedBodyError,
+    RequestError,
+    quote,
+)
 from .schemas import INTEGERS, NUMBERS
 
 MULTIPART, JSON, BINARY = "multipart/form-data", "application/json", "application/octet-stream"
+COMPRESSED: Mapping[str, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""Content encodings, and what zlib calls them."""
 MAX_FORM_FIELDS, MAX_FORM_FILES = 32, 4
 MAX_JSON_ELEMENTS = 1000
 """A request has a dozen fields; parsing millions would block the event loop."""
@@ -54,8 +65,10 @@ async def read_submission(request: Request, kind: type[F]) -> tuple[F, bytes]:
     return fields, image
 
 
-async def read_submissions(request: Request, kind: type[F], most: int | None) -> tuple[F, list[bytes]]:
-    """The same for one to ``most`` images: repeated parts ``image``, or in JSON a list; None: one, and no list."""
+async def read_submissions(
+    request: Request, kind: type[F], most: int | None, *, least: Literal[0, 1] = 1
+) -> tuple[F, list[bytes]]:
+    """The same for ``least`` to ``most`` images: repeated parts ``image``, or a JSON list; None: one, and no list."""
     content_type = check_head(request)
     if content_type == MULTIPART:
         values, images = await _multipart(request, most)
@@ -66,19 +79,49 @@ async def read_submissions(request: Request, kind: type[F], most: int | None) ->
             f"content type {quote(content_type)} is not supported: send {MULTIPART} or {JSON}",
             supported=[MULTIPART, JSON],
         )
+    if len(images) < least:
+        raise FieldError("image: the field is required", field="image")
     return validate(values, kind), images
 
 
-def check_head(request: Request) -> str:
-    """Refuse query parameters and compressed bodies; returns the content type, in lower case and bare."""
+def check_head(request: Request, encodings: Collection[str] = ()) -> str:
+    """Refuse query parameters and bodies of other encodings; returns the content type, in lower case and bare."""
     if request.query_params:
         name = next(iter(request.query_params))
         raise FieldError(
             f"{quote(name)} belongs into the body: this request takes no query parameters", field=name[:60]
         )
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ContentTypeError("encoded (compressed) bodies are not supported", supported=["identity"])
+    supported = ["identity", *encodings]
+    if encoding_of(request) not in supported:
+        raise ContentTypeError(
+            f"content encoding {quote(encoding_of(request))} is not supported: send {' or '.join(supported)}",
+            supported=supported,
+        )
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+def encoding_of(request: Request) -> str:
+    """How the body is compressed; ``identity``: not at all."""
+    return request.headers.get("content-encoding", "identity").strip().lower()
+
+
+def decompress(body: bytes, encoding: str, most: int) -> bytes:
+    """A body without its encoding, one of :data:`COMPRESSED`; of at most ``most`` bytes, whatever it expands to.
+
+    Raises
+    ------
+    MalformedBodyError, BodyTooLargeError
+    """
+    stream = zlib.decompressobj(COMPRESSED[encoding])
+    try:
+        data = stream.decompress(body, most + 1)
+    except zlib.error as error:
+        raise MalformedBodyError(f"the body is not {encoding}") from error
+    if len(data) > most:
+        raise BodyTooLargeError(f"the body may have at most {most} bytes, decompressed", maximum=most)
+    if not stream.eof or stream.unused_data:
+        raise MalformedBodyError(f"the {encoding} body ends too early, or is followed by something else")
+    return data
 
 
 def validate(values: dict[str, Any], kind: type[F]) -> F:
@@ -104,14 +147,12 @@ def _message(error: Any) -> str:
     return f"{error['msg']}, not {quote(error['input'])}"
 
 
-def _required_image() -> NoReturn:
-    raise FieldError("image: the field is required", field="image")
-
-
 class _WholeForm(MultiPartParser):
     """Knows whether the last boundary has come: without it, the last field would be left out in silence."""
 
     ended = False
+    spool_max_size = 0
+    """Never to a file: an image is on no disk unless it shall be stored, and a full one keeps nobody from sending."""
 
     def on_end(self) -> None:
         """Called at the last boundary."""
@@ -165,8 +206,6 @@ async def _multipart(request: Request, most: int | None) -> tuple[dict[str, Any]
                 values[name] = _from_text(name, value)
     finally:
         await form.close()
-    if not images:
-        _required_image()
     return values, images
 
 
@@ -182,11 +221,9 @@ def _from_text(name: str, text: str) -> Any:
 def _json(body: bytes, most: int | None) -> tuple[dict[str, Any], list[bytes]]:
     values = parse_object(body, MAX_JSON_ELEMENTS + (most or 0))
     if "image" not in values:
-        _required_image()
+        return values, []
     given = values.pop("image")
     texts = given if isinstance(given, list) and most is not None else [given]
-    if not texts:
-        _required_image()
     if most is not None and len(texts) > most:
         raise _too_many_images(most)
     return values, [from_base64(text) for text in texts]

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import re
+import secrets
+from collections.abc import Iterable
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from .exchange import Call
-from .schemas import BoundsReply, CertifyReply, HealthReply, ModelReply, ModelsReply, PredictReply, Reply
+from .schemas import (
+    BoundsReply,
+    CertifyReply,
+    HealthReply,
+    JobReply,
+    ModelReply,
+    ModelsReply,
+    PredictReply,
+    Reply,
+    SignedCertificateReply,
+    SigningKeyReply,
+    VerifyReply,
+)
 from .upload import file_bytes
 
 if TYPE_CHECKING:
     from .upload import ImageLike
 
 R = TypeVar("R", bound=Reply)
+IDEMPOTENCY_KEY = re.compile(r"[ !#-\[\]-~]{1,255}")
+KEY_BYTES = 24
 
 
 class Calls:
@@ -106,6 +124,63 @@ class Calls:
         asked = {"model": model, "transformation": transformation, **more}
         return Call(BoundsReply, "GET", "/v1/bounds", {"params": _given(asked)})
 
+    def submit_job(
+        self, /, images: Iterable[ImageLike], *, idempotency_key: str | None = None, **fields: Any
+    ) -> Call[JobReply]:
+        """``POST /v1/jobs``: certificates of all these images, computed while nobody waits (docs/jobs.md).
+
+        Parameters
+        ----------
+        images : list of images
+            Each as ``certify`` takes it.
+        idempotency_key : str
+            1 to 255 printable ASCII characters but ``"`` and ``\\``: the same key with the same images and fields is
+            the same job, however often it is sent. None: one that is new, so that this call's own retries send one job.
+        fields
+            Those of ``certify``, the same for all images.
+
+        Raises
+        ------
+        Refused, Unreachable, BadReply, OSError, ValueError, TypeError
+            As ``certify``; ``members["item"]`` of a refusal says which image is at fault, counted from 0.
+        """
+        if isinstance(images, str | bytes | PathLike):
+            raise TypeError("a job is sent with a list of images, not with one")
+        key = secrets.token_urlsafe(KEY_BYTES) if idempotency_key is None else idempotency_key
+        if not IDEMPOTENCY_KEY.fullmatch(key):
+            raise ValueError('idempotency_key must be 1 to 255 printable ASCII characters other than " and \\')
+        content = {
+            "files": [("image", ("image", file_bytes(image))) for image in images],
+            "data": _given(fields),
+            "headers": {"Idempotency-Key": f'"{key}"'},
+        }
+        return Call(JobReply, "POST", "/v1/jobs", content, status=202, repeatable=True)
+
+    def job(self, job_id: str) -> Call[JobReply]:
+        """``GET /v1/jobs/{job_id}``: a job and what came of it so far; Refused (404) if there is none of this id."""
+        return Call(JobReply, "GET", _job_path(job_id), repeatable=True)
+
+    def cancel_job(self, job_id: str) -> Call[JobReply]:
+        """``DELETE /v1/jobs/{job_id}``: end a job; one that is over stays as it is. As ``job`` otherwise."""
+        return Call(JobReply, "DELETE", _job_path(job_id), repeatable=True)
+
+    def certificate(self, certificate_id: str) -> Call[SignedCertificateReply]:
+        """``GET /v1/certificates/{id}``: a stored certificate with its signature; Refused (404) if there is none."""
+        return Call(SignedCertificateReply, "GET", _certificate(certificate_id))
+
+    def verify(
+        self, /, certificate_id: str, image: ImageLike | None = None, *, deadline_ms: int | None = None, **more: Any
+    ) -> Call[VerifyReply]:
+        """``POST /v1/certificates/{id}/verify``: whether it holds; without an image, for the one that was stored."""
+        path, fields = f"{_certificate(certificate_id)}/verify", {"deadline_ms": deadline_ms, **more}
+        if image is None:
+            return Call(VerifyReply, "POST", path, {"json": _given(fields)})
+        return _submission(VerifyReply, path, image, fields)
+
+    def signing_key(self) -> Call[SigningKeyReply]:
+        """``GET /v1/keys/signing``: the public key that signs certificates."""
+        return Call(SigningKeyReply, "GET", "/v1/keys/signing")
+
     def ready(self) -> Call[HealthReply]:
         """``GET /health/ready``: whether requests are served; Refused (503) if not yet, after the retries."""
         return Call(HealthReply, "GET", "/health/ready")
@@ -114,6 +189,14 @@ class Calls:
 def _submission(reply: type[R], path: str, image: ImageLike, fields: dict[str, Any]) -> Call[R]:
     files = {"image": ("image", file_bytes(image))}
     return Call(reply, "POST", path, {"files": files, "data": _given(fields)})
+
+
+def _job_path(job_id: str) -> str:
+    return f"/v1/jobs/{quote(job_id, safe='')}"
+
+
+def _certificate(certificate_id: str) -> str:
+    return f"/v1/certificates/{quote(certificate_id, safe='')}"
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:

@@ -94,9 +94,11 @@ class Certifier:
         """Plan and decode."""
         return self._prepare(self._planner.predict(fields), fields.deadline_ms, data)
 
-    def prepare_replay(self, chosen: Chosen[CertificationPlan], data: bytes, replay: Replay) -> Task[CertificationPlan]:
+    def prepare_replay(
+        self, chosen: Chosen[CertificationPlan], data: bytes, replay: Replay, deadline_ms: int | None = None
+    ) -> Task[CertificationPlan]:
         """Decode, for a run that was made before."""
-        return replace(self._prepare(chosen, None, data), replay=replay)
+        return replace(self._prepare(chosen, deadline_ms, data), replay=replay)
 
     def certify(
         self, task: Task[CertificationPlan], cancellation: Cancellation, report: Report | None = None

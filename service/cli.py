@@ -1,4 +1,4 @@
-"""``surety serve | certify | predict | verify | keys | train | ...``; each imports only what it needs."""
+"""``surety serve | certify | predict | jobs | verify | keys | train | ...``; each imports only what it needs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from certification import __version__
 COMMANDS = {
     "certify": ("service.commands:certify", "certify images with a running service"),
     "predict": ("service.commands:predict", "label images with a running service"),
+    "jobs": ("service.commands_jobs", "certify images while nobody waits: send, look, watch, cancel"),
     "keys": ("service.commands_keys", "make, list and revoke API keys"),
     "train": ("models.training", "train a base classifier with the noise it is certified with"),
     "calibrate": ("service.ray_map:calibrate", "calibrate a distributional error bound: E, rho_E, q_E"),

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import aclosing
 from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
+from httpx_sse import EventSource
 
 from .calls import Calls
+from .event_schemas import EndEvent, JobEvent
 from .exchange import BadReply, Call, ClientError, Connection, Patience, Refused, Unreachable
-from .schemas import Reply
+from .following import Following
+from .schemas import JobReply, Reply
 
 __all__ = ["AsyncClient", "BadReply", "Client", "ClientError", "Refused", "Unreachable"]
 
 TIMEOUT = 310.0
-"""Seconds; a server gives a request up after 300 by default (SURETY_MAX_SECONDS)."""
+"""Seconds; a server answers after 120 by default (SURETY_DEFAULT_DEADLINE_MS), and pauses between attempts add up."""
 RETRIES = 3
 
 P = ParamSpec("P")
@@ -62,7 +66,8 @@ class Client:
         than what is left of it.
     retries : int
         How often a call is tried again where no connection was made, or on 429 and 503 with Retry-After, for which is
-        waited; at once given up where that would take longer than ``timeout``.
+        waited; at once given up where that would take longer than ``timeout``. Calls of jobs, which can be sent twice,
+        are also tried again after a connection that broke, and on 502, 503 and 504.
     transport : httpx.BaseTransport, optional
         How requests are sent, by default httpx's own.
 
@@ -97,7 +102,7 @@ class Client:
         self._http.close()
 
     def _answer(self, call: Call[R]) -> R:
-        patience = Patience(self._connection)
+        patience = Patience(self._connection, repeatable=call.repeatable)
         while True:
             outcome: httpx.Response | httpx.RequestError
             try:
@@ -114,7 +119,51 @@ class Client:
     models = _blocking(Calls.models)
     model = _blocking(Calls.model)
     bounds = _blocking(Calls.bounds)
+    certificate = _blocking(Calls.certificate)
+    verify = _blocking(Calls.verify)
+    signing_key = _blocking(Calls.signing_key)
     ready = _blocking(Calls.ready)
+    submit_job = _blocking(Calls.submit_job)
+    job = _blocking(Calls.job)
+    cancel_job = _blocking(Calls.cancel_job)
+
+    def events(self, job_id: str, *, last_event_id: int | None = None) -> Generator[JobEvent, None, None]:
+        """``GET /v1/jobs/{job_id}/events``: what happens to a job, all of it or after an event, until it is over.
+
+        A connection that is lost is made again, also to a server that starts meanwhile, and nothing is told twice;
+        given up once there was none for ``timeout`` seconds. Kinds of events that are not known here are left out.
+
+        Raises
+        ------
+        Refused, Unreachable, BadReply
+            All are ClientError.
+        """
+        following = Following(self._connection, job_id, last_event_id)
+        pause: float | None = 0.0
+        while pause is not None:
+            outcome: httpx.Response | httpx.RequestError
+            try:
+                with self._http.stream(**following.request()) as outcome:
+                    if following.opens(outcome):
+                        for message in EventSource(outcome).iter_sse():
+                            if (event := following.hear(message)) is not None:
+                                yield event
+                            if isinstance(event, EndEvent):
+                                return
+                    else:
+                        outcome.read()
+            except httpx.RequestError as error:
+                outcome = error
+            pause = following.pause_after(outcome)
+            if pause is not None:
+                time.sleep(pause)
+
+    def wait_for_job(self, job_id: str, on_event: Callable[[JobEvent], object] | None = None) -> JobReply:
+        """The job, once it is over; each of its events is told to ``on_event``. Raises as :meth:`events`."""
+        for event in self.events(job_id):
+            if on_event is not None:
+                on_event(event)
+        return self.job(job_id)
 
 
 class AsyncClient:
@@ -145,7 +194,7 @@ class AsyncClient:
         await self._http.aclose()
 
     async def _answer(self, call: Call[R]) -> R:
-        patience = Patience(self._connection)
+        patience = Patience(self._connection, repeatable=call.repeatable)
         while True:
             outcome: httpx.Response | httpx.RequestError
             try:
@@ -162,4 +211,41 @@ class AsyncClient:
     models = _awaited(Calls.models)
     model = _awaited(Calls.model)
     bounds = _awaited(Calls.bounds)
+    certificate = _awaited(Calls.certificate)
+    verify = _awaited(Calls.verify)
+    signing_key = _awaited(Calls.signing_key)
     ready = _awaited(Calls.ready)
+    submit_job = _awaited(Calls.submit_job)
+    job = _awaited(Calls.job)
+    cancel_job = _awaited(Calls.cancel_job)
+
+    async def events(self, job_id: str, *, last_event_id: int | None = None) -> AsyncGenerator[JobEvent, None]:
+        """As :meth:`Client.events`, for ``async for``; who leaves early closes it (``contextlib.aclosing``)."""
+        following = Following(self._connection, job_id, last_event_id)
+        pause: float | None = 0.0
+        while pause is not None:
+            outcome: httpx.Response | httpx.RequestError
+            try:
+                async with self._http.stream(**following.request()) as outcome:
+                    if following.opens(outcome):
+                        async with aclosing(EventSource(outcome).aiter_sse()) as messages:
+                            async for message in messages:
+                                if (event := following.hear(message)) is not None:
+                                    yield event
+                                if isinstance(event, EndEvent):
+                                    return
+                    else:
+                        await outcome.aread()
+            except httpx.RequestError as error:
+                outcome = error
+            pause = following.pause_after(outcome)
+            if pause is not None:
+                await asyncio.sleep(pause)
+
+    async def wait_for_job(self, job_id: str, on_event: Callable[[JobEvent], object] | None = None) -> JobReply:
+        """As :meth:`Client.wait_for_job`."""
+        async with aclosing(self.events(job_id)) as events:
+            async for event in events:
+                if on_event is not None:
+                    on_event(event)
+        return await self.job(job_id)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 STAGES = ("decode", "inverse", "bound", "select", "estimate")
+VOTING = ("select", "estimate")
 
 
 class StageClock:
@@ -17,7 +18,8 @@ class StageClock:
     Parameters
     ----------
     check : callable
-        Called whenever a stage begins; may raise to stop the work there.
+        Called whenever a stage begins, but for those of votes, which look before each batch; may raise to stop the
+        work there.
 
     Attributes
     ----------
@@ -52,7 +54,8 @@ class StageClock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure what happens inside as ``name``."""
-        self.check()
+        if name not in VOTING:
+            self.check()
         self.entered(name)
         begun = self._switch()
         self._open.append(name)

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument(
         "--scopes",
         required=True,
-        type=lambda text: [Scope(one) for one in text.split(",")],
+        type=scopes,
         help="what it may do, comma-separated: predict; certify (and predict); admin (metrics)",
     )
     new.add_argument("--rate", type=int, help="requests a minute (no limit)")
@@ -53,6 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"surety: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def scopes(text: str) -> list[Scope]:
+    """The scopes of a comma-separated list; raises ValueError."""
+    return [Scope(one) for one in text.split(",")]
 
 
 def _moment(text: str) -> datetime:

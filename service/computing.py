@@ -11,6 +11,7 @@ import platform
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numba
@@ -23,10 +24,12 @@ from certification.effort import Effort
 from certification.outcome import Outcome, Prediction
 from certification.plan import CertificationPlan, PredictPlan
 from certification.procedures import certify, predict, unwatched
-from certification.vocabulary import OutOfTime
+from certification.vocabulary import ImageIs, OutOfTime
 from gpu.cells import BoundSettings
+from gpu.preprocess import GaussianOperator
 from gpu.targets import select_device, warm_up
 from models.batches import SharedBatches
+from models.compiling import Compiling, compile_known_image_kernels
 from models.error_bounds import ImageErrorBounds
 from models.registry import LoadedModel, Registry, load_registry
 from models.votes import BaseClassifierVotes
@@ -177,6 +180,7 @@ class LocalComputer:
         self.registry, self._batch_size = registry, batch_size
         self.machine = Machine.here(device)
         self._batches: dict[tuple[str, int], SharedBatches] = {}
+        self._compiling = Compiling(partial(compile_known_image_kernels, device=device))
         self._lock = threading.Lock()
 
     def check_ready(self) -> None:
@@ -219,6 +223,7 @@ class LocalComputer:
             bounds = ImageErrorBounds(
                 model, order.pixels, plan.attack_range, plan.image_is,
                 BoundSettings(chunk_bytes=order.replay.bound_chunk_bytes), self.machine.device, clock.stage,
+                lambda: self._await_kernels(model, plan, clock),
             )  # fmt: skip
             watch = unwatched if report is None else Watcher(report).attach(clock, votes)
             found = certify(plan, votes, bounds, clock.stage, watch)
@@ -227,6 +232,11 @@ class LocalComputer:
         else:
             raise TypeError(f"no run for a {type(plan).__name__}")
         return Computed(found, order.replay, clock.seconds, clock.spans)
+
+    def _await_kernels(self, model: LoadedModel, plan: CertificationPlan, clock: StageClock) -> None:
+        """Of known images, which compile for longer than most deadlines."""
+        if plan.image_is is ImageIs.REFERENCE and isinstance(model.operator, GaussianOperator):
+            self._compiling.wait(str(plan.transformation), clock.check)
 
     def _votes(self, model: LoadedModel, order: Order, cancellation: Cancellation) -> BaseClassifierVotes:
         plan = order.plan

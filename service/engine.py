@@ -2,9 +2,9 @@
 
 What waits is bounded by the seconds that it is expected to take, not by its number. Short works have a lane of their
 own, so that they are not stuck behind long ones, nor behind one that was expected to be short and is not; a long one
-that has waited ``patience`` goes first. A slot is held
-until the thread is really done, so a work that was given up and cannot stop at once still counts. Nothing here runs on
-the event loop but bookkeeping.
+that has waited ``patience`` goes first. What can no longer be done before its deadline goes last. A slot is held until
+the thread is really done, so a work that was given up and cannot stop at once still counts. Nothing here runs on the
+event loop but bookkeeping.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from .errors import ClientGoneError, DrainingError, OverloadedError
 T = TypeVar("T")
 DECODERS = 2
 LEAST_SECONDS = 0.01
-OVERDUE = 2.0
-"""A short work is overdue after so many times the seconds of the longest short one."""
+MOST_RUNNING = 3
+"""Times ``max_running``, where that is not 1: works on threads while short ones turn out to be long."""
+MARGIN = 1.5
+"""A work can still be done if so many times the seconds that it is expected to take are left until its deadline."""
 LOOK_SECONDS = 0.1
 LONGEST_RETRY = 600
 """Seconds; the most that Retry-After says."""
@@ -93,10 +95,15 @@ class Work:
         """Seconds that are left of it, as far as can be told; never nothing."""
         return max(self.seconds - (0.0 if self.begun is None else now - self.begun), LEAST_SECONDS)
 
+    def is_late(self, now: float) -> bool:
+        """Whether it has waited for more than half of its time and would be cut short if it began now."""
+        left = self.cancellation.deadline - now
+        return left < min(now - self.since, MARGIN * self.seconds)
+
 
 class Engine:
-    """Runs at most ``max_running`` works at once; the others wait. More, but less than twice as many, while short ones
-    turn out to be long.
+    """Runs at most ``max_running`` works at once; the others wait. Up to three times as many while short ones turn out
+    to be long.
 
     Parameters
     ----------
@@ -125,7 +132,7 @@ class Engine:
     ) -> None:
         self._max_queue_seconds, self._short_seconds, self._patience = max_queue_seconds, short_seconds, patience
         self.max_running, self._max_long = max_running, max(max_running - 1, 1)
-        threads = max_running + self._max_long if max_running > 1 else 1
+        threads = MOST_RUNNING * max_running if max_running > 1 else 1
         self.on_done: Callable[[float, float], None] = lambda waited, computed: None
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._changed = threading.Condition()
@@ -261,8 +268,7 @@ class Engine:
 
     def _is_overdue(self, work: Work) -> bool:
         """Whether it was expected to be short and is not."""
-        late = OVERDUE * self._short_seconds
-        return work.short and work.begun is not None and time.monotonic() - work.begun > late
+        return work.short and work.begun is not None and time.monotonic() - work.begun > self._short_seconds
 
     @property
     def _running_long(self) -> list[Work]:
@@ -316,9 +322,14 @@ class Engine:
         may_short, may_long = self._may_begin
         if not may_short:
             return None
-        if self._long and may_long and (not self._short or time.monotonic() - self._long[0].since > self._patience):
-            return self._long.popleft()
-        return self._short.popleft() if self._short else None
+        now = time.monotonic()
+        short, long = _first(self._short, now), _first(self._long, now)
+        if long is not None and may_long and (short is None or now - long.since > self._patience):
+            self._long.remove(long)
+            return long
+        if short is not None:
+            self._short.remove(short)
+        return short
 
     def _serve(self) -> None:
         """A thread's life."""
@@ -347,6 +358,11 @@ class Engine:
                 work.future.set_result(work.run(work.cancellation))
         except BaseException as error:
             work.future.set_exception(error)
+
+
+def _first(lane: deque[Work], now: float) -> Work | None:
+    """The first that is not late, so that under load works are done in time and not all of them cut short."""
+    return next((work for work in lane if not work.is_late(now)), lane[0] if lane else None)
 
 
 def _draining() -> DrainingError:

@@ -23,6 +23,10 @@ CONNECT_SECONDS = 10.0
 """A host that does not take a connection by then is down, however long its answers may take."""
 FIRST_PAUSE = 0.25
 """Seconds before a failed connection is tried again; twice as long each time."""
+LONGEST_PAUSE = 5.0
+NOT_MADE = (httpx.ConnectError, httpx.ConnectTimeout)
+GATEWAY = (502, 503, 504)
+"""What a proxy answers while the server behind it starts again."""
 LEAST_SECONDS = 0.001
 
 R = TypeVar("R", bound=Reply)
@@ -76,29 +80,46 @@ class Refused(ClientError):
 
 @dataclass(frozen=True)
 class Call(Generic[R]):
-    """A request, as the arguments ``content`` of httpx beside method and path, and the class of its reply."""
+    """A request, as the arguments ``content`` of httpx beside method and path, and the class of its reply.
+
+    Attributes
+    ----------
+    status : int
+        Of a reply.
+    repeatable : bool
+        Whether sending it twice comes to the same as sending it once.
+    """
 
     reply: type[R]
     method: str
     path: str
     content: Mapping[str, Any] = field(default_factory=dict)
+    status: int = 200
+    repeatable: bool = False
 
     def read(self, outcome: Outcome) -> R:
         """The reply; raises :class:`ClientError`."""
-        if isinstance(outcome, httpx.RequestError):
-            url = outcome.request.url.copy_with(userinfo=b"")
-            raise Unreachable(f"no reply from {url}: {str(outcome) or type(outcome).__name__}") from outcome
-        if outcome.status_code >= 400:
-            raise _refusal(outcome)
-        url = outcome.url.copy_with(userinfo=b"")
-        if outcome.status_code != 200:
-            raise BadReply(f"{url} answered {outcome.status_code}, which Surety does not: is the address right?")
+        response = checked(outcome, self.status)
         try:
-            return self.reply.model_validate_json(outcome.content)
+            return self.reply.model_validate_json(response.content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the body"
+            url = response.url.copy_with(userinfo=b"")
             raise BadReply(f"the reply of {url} is no {self.reply.__name__}: {where}: {first['msg']}") from error
+
+
+def checked(outcome: Outcome, status: int) -> httpx.Response:
+    """A response with this status; raises :class:`ClientError` for anything else."""
+    if isinstance(outcome, httpx.RequestError):
+        url = outcome.request.url.copy_with(userinfo=b"")
+        raise Unreachable(f"no reply from {url}: {str(outcome) or type(outcome).__name__}") from outcome
+    if outcome.status_code >= 400:
+        raise _refusal(outcome)
+    if outcome.status_code != status:
+        url = outcome.url.copy_with(userinfo=b"")
+        raise BadReply(f"{url} answered {outcome.status_code}, which Surety does not: is the address right?")
+    return outcome
 
 
 @dataclass(frozen=True)
@@ -143,13 +164,22 @@ class Patience:
     """How long one call may still take, and whether it is tried again.
 
     A connection that was not made, and 429 or 503 with Retry-After; nothing else, since whatever else went wrong may
-    go wrong again or be at work still.
+    go wrong again or be at work still. A call that is ``repeatable`` is also tried again after a connection that broke,
+    and after 502, 503 and 504.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        repeatable: bool = False,
+        retries: float | None = None,
+        first_pause: float = FIRST_PAUSE,
+    ) -> None:
         self._end = time.monotonic() + connection.timeout
-        self._left = connection.retries
-        self._pause = FIRST_PAUSE
+        self._left = connection.retries if retries is None else retries
+        self._pause = first_pause
+        self._repeatable = repeatable
 
     @property
     def timeout(self) -> httpx.Timeout:
@@ -159,12 +189,15 @@ class Patience:
 
     def pause_after(self, outcome: Outcome) -> float | None:
         """Seconds to wait before the same is sent again; None: the outcome stands."""
+        pause = None
         if isinstance(outcome, httpx.Response):
-            pause = _retry_after(outcome) if outcome.status_code in BUSY else None
-        elif isinstance(outcome, httpx.ConnectError | httpx.ConnectTimeout):
-            pause, self._pause = self._pause, 2 * self._pause
+            if outcome.status_code in BUSY:
+                pause = _retry_after(outcome)
+            again = self._repeatable and outcome.status_code in GATEWAY
         else:
-            pause = None
+            again = isinstance(outcome, httpx.TransportError if self._repeatable else NOT_MADE)
+        if pause is None and again:
+            pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
         if pause is None or self._left == 0 or time.monotonic() + pause >= self._end:
             return None
         self._left -= 1

@@ -107,6 +107,7 @@ class JobRunner:
         self._threads = ThreadPoolExecutor(2 * settings.job_slots + 1, thread_name_prefix="jobs")
         self._tasks: list[asyncio.Task[None]] = []
         self._held: set[Held] = set()
+        self._served = ""  # the owner whose turn was last
         self._stopping, self._waiting = asyncio.Event(), asyncio.Event()
 
     @property
@@ -153,8 +154,10 @@ class JobRunner:
                 certifier = self._lifecycle.certifier
                 self._waiting.clear()
                 spent = [] if self._accounts is None else self._accounts.spent
-                lease = await self._call(partial(self._store().take, self._settings.job_lease_seconds, spent))
+                take = partial(self._store().take, self._settings.job_lease_seconds, spent, self._served)
+                lease = await self._call(take)
                 if lease is not None:
+                    self._served = lease.owner
                     await self._attempt(certifier, lease)
             except (NotReadyError, RecordsUnavailableError):
                 lease = None  # told where it happened; the next look tries again

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from .errors import JobLimitError, UnknownJobError
@@ -120,14 +120,19 @@ class JobStore:
                 raise unknown()
         return [Event(row.number, EventKind(row.kind), row.data) for row in rows]
 
-    def take(self, seconds: float, barred: Collection[str] = ()) -> Lease | None:
-        """The next item that waits, or whose lease is over, of an owner who is not barred; it is ours for so long."""
+    def take(self, seconds: float, barred: Collection[str] = (), after: str = "") -> Lease | None:
+        """The next item that waits, or whose lease is over, of an owner who is not barred; it is ours for so long.
+
+        Owners have their turns in the order of their names, beginning with the first one ``after`` that of the last
+        turn; of one owner, the oldest job is first.
+        """
         now = self._store.now
         free = or_(
             ITEMS.c.status == JobStatus.QUEUED, and_(ITEMS.c.status == JobStatus.RUNNING, ITEMS.c.lease_ends < now)
         )
         first = select(ITEMS.c.job_id, ITEMS.c.number).join(JOBS).where(free, JOBS.c.owner.not_in(list(barred)))
-        first = first.order_by(JOBS.c.created, JOBS.c.id, ITEMS.c.number).limit(1)
+        turn = case((JOBS.c.owner > after, 0), else_=1)
+        first = first.order_by(turn, JOBS.c.owner, JOBS.c.created, JOBS.c.id, ITEMS.c.number).limit(1)
         word = secrets.token_hex(WORD_BYTES)
         while True:
             with self._store.transaction() as connection:

@@ -30,7 +30,7 @@ from .schemas import CertifyReply, JobItemReply, JobReply, JobStatus, Problem
 from .settings import Settings
 
 T = TypeVar("T")
-ID_BYTES = 24
+ID_BYTES = 16
 THREADS = 4
 """For what requests ask of the database; followers of events wait for their turn in them, nobody else does."""
 COUNTING_SECONDS = 5.0
@@ -122,7 +122,7 @@ class Jobs:
         if self._draining:
             raise DrainingError("the server is shutting down and takes no new work", retry_after_seconds=5)
         job = NewJob(
-            id=secrets.token_urlsafe(ID_BYTES),
+            id=secrets.token_hex(ID_BYTES),
             created=time.time(),
             owner=owner,
             idempotency_key=key,

@@ -65,11 +65,17 @@ class Lifecycle:
         self._on_failure = on_failure
         self._certifier: Certifier | None = None
         self._computer: Computer | None = None
+        self._loading = threading.Thread(target=self._load, name="load", daemon=True)
         self.failure: str | None = None
 
     def start(self) -> None:
         """Begin to load."""
-        threading.Thread(target=self._load, name="load", daemon=True).start()
+        self._loading.start()
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the loading thread is at work."""
+        return self._loading.is_alive()
 
     @property
     def certifier(self) -> Certifier:

@@ -87,7 +87,11 @@ def log_handler(settings: Settings, stream: TextIO | None = None) -> logging.Han
 
 
 def configure(settings: Settings) -> None:
-    """Log to standard error. Libraries log warnings at most: at ``debug`` some would write what images hold."""
+    """Log to standard error. Libraries log warnings at most: at ``debug`` some would write what images hold.
+
+    The parser of forms warns of every malformed one, which its request's own line says already.
+    """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     logging.basicConfig(handlers=[log_handler(settings)], level=max(level, logging.WARNING))
     logging.getLogger("surety").setLevel(level)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -90,8 +90,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Answered requests.", "route", "method", "status")
         self.problems = self._counter("problems", "Refused or failed requests by problem type.", "type")
+        # Here and below: from 0 on, so that a first one is an increase.
         for kind in (*ERROR_TABLE.values(), *HTTP_KINDS.values(), INTERNAL):
-            self.problems.labels(kind.label)  # from 0 on, so that a first one is an increase
+            self.problems.labels(kind.label)
         self.request_seconds = self._histogram("request_seconds", "From the first byte to the last.", SECONDS, "route")
         self.outcomes = self._counter(
             "outcomes", "Answers by guarantee.", "request", "transformation", "guarantee", "outcome"
@@ -100,9 +101,13 @@ class Metrics:
         self.votes = self._counter("votes", "Base-classifier evaluations.", "model")
         self.key_votes = self._counter("key_votes", "Base-classifier evaluations charged to an API key.", "key")
         self.records = self._counter("records", "Certificates that were stored, or could not be.", "result")
+        for result in ("stored", "failed"):
+            self.records.labels(result)
         self.jobs = self._gauge("jobs", "Jobs in the database, of all servers.", "status")
         self.job_items_waiting = self._gauge("job_items_waiting", "Images of jobs that wait, of all servers.")
         self.job_items = self._counter("job_items", "Images of jobs that this server is through with.", "status")
+        for status in ("done", "failed"):
+            self.job_items.labels(status)
         self.radius = self._histogram(
             "radius", "Certified radii in the unit.", RADII, "transformation", "guarantee", "unit"
         )

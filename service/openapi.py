@@ -116,10 +116,10 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
     return openapi
 
 
-def submission(kind: type[BaseModel], *, many: bool = False) -> dict[str, Any]:
+def submission(kind: type[BaseModel], *, many: bool = False, needs_image: bool = True) -> dict[str, Any]:
     """The request body of a POST, as multipart and as JSON, with examples that work when pasted.
 
-    ``many``: the image may be a list of them.
+    ``many``: the image may be a list of them. ``needs_image``: without one there is no request.
     """
     file: dict[str, Any] = {"type": "string", "format": "binary", "description": "A file."}
     text: dict[str, Any] = {
@@ -132,19 +132,19 @@ def submission(kind: type[BaseModel], *, many: bool = False) -> dict[str, Any]:
         text = {"oneOf": [text, {"type": "array", "items": text, "minItems": 1}]}
     return {
         "requestBody": {
-            "required": True,
+            "required": needs_image,
             "content": {
-                MULTIPART: {"schema": _schema(kind, file)},
-                JSON: {"schema": _schema(kind, text), "examples": _examples(kind)},
+                MULTIPART: {"schema": _schema(kind, file, needs_image)},
+                JSON: {"schema": _schema(kind, text, needs_image), "examples": _examples(kind)},
             },
         }
     }
 
 
-def _schema(kind: type[BaseModel], image: dict[str, Any]) -> dict[str, Any]:
+def _schema(kind: type[BaseModel], image: dict[str, Any], needs_image: bool) -> dict[str, Any]:
     """The fields' JSON schema with the image in front."""
     schema = _inlined(kind)
-    return {**schema, "properties": {"image": image, **schema["properties"]}, "required": ["image"]}
+    return {**schema, "properties": {"image": image, **schema["properties"]}, "required": ["image"] * needs_image}
 
 
 def _inlined(kind: type[BaseModel]) -> dict[str, Any]:

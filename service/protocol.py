@@ -1,4 +1,4 @@
-"""HTTP/1.1 for clients that take their time: uvicorn limits idle connections after an answer, not before one."""
+"""HTTP/1.1 for clients that take their time: uvicorn limits connections that are idle after an answer, no others."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .headers import SECURITY_HEADERS
 class TimedProtocol(H11Protocol):
     """Closes a connection on which no whole request head arrives within ``head_seconds``.
 
-    The time begins with the connection, and anew with the end of every answer; so the rest of a body that was
-    refused unread has no more time either.
+    The time begins with the connection, and after an answer with the first byte that comes; where the rest of a body
+    was refused unread, with the answer. Until then uvicorn's limit holds.
     """
 
     head_seconds: float
@@ -34,7 +34,8 @@ class TimedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Called by uvicorn after the last byte of an answer."""
         super().on_response_complete()
-        self._watch()
+        if self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]:
+            self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""

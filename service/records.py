@@ -7,6 +7,8 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import URL
 
@@ -24,7 +26,7 @@ from .store import Record, RecordsError, Store
 
 logger = logging.getLogger("surety")
 
-ID_BYTES = 24
+ID_BYTES = 16
 ID = re.compile(r"[A-Za-z0-9_-]{32}")
 RETENTION_SECONDS = 600.0
 """Between two looks at what is too old or too many."""
@@ -107,7 +109,8 @@ class Records:
     def check(self) -> None:
         """Where records are required, refuse now what could not be stored later."""
         if self._required and self._opened is not None:
-            self._opened[0].ping()
+            with self._counted():
+                self._opened[0].ping()
 
     def keep(self, task: Task[CertificationPlan], reply: CertifyReply, machine: Machine) -> CertifyReply:
         """Store an answer; returns it with its id, which is null where it was not stored.
@@ -121,9 +124,9 @@ class Records:
             return reply
         record = self.sign(task, reply, machine)
         try:
-            self._opened[0].add(record)
+            with self._counted():
+                self._opened[0].add(record)
         except RecordsUnavailableError:
-            self._metrics.records.labels("failed").inc()
             if self._required:
                 raise
             return reply
@@ -133,7 +136,7 @@ class Records:
     def sign(self, task: Task[CertificationPlan], reply: CertifyReply, machine: Machine) -> Record:
         """A new record of an answer, which is not stored yet."""
         _, key = self._parts()
-        identifier, now = secrets.token_urlsafe(ID_BYTES), time.time()
+        identifier, now = secrets.token_hex(ID_BYTES), time.time()
         document = certificate_of(task, reply, machine=machine, identifier=identifier, created=now)
         image = task.upload if self._settings.store_images else None
         return Record(identifier, now, key.sign(document.to_json()).to_text(), image)
@@ -168,6 +171,15 @@ class Records:
                 gone = store.delete_oldest(min(surplus, RETENTION_BATCH))
                 surplus, deleted = surplus - max(gone, 1), deleted + gone
         return deleted
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Counts a certificate that cannot be stored."""
+        try:
+            yield
+        except RecordsUnavailableError:
+            self._metrics.records.labels("failed").inc()
+            raise
 
     def _retain(self) -> None:
         while True:

@@ -21,6 +21,15 @@ NUMBERS = frozenset({"alpha", "attack_range", "wanted_radius"})
 """Fields that are numbers, for the encoding in which everything is text."""
 
 
+Deadline = Annotated[
+    Annotated[int, Field(ge=1)] | None,
+    Field(
+        description="Milliseconds after which the answer is what was shown until then (stopped_by deadline), waiting "
+        "included; default and ceiling are the server's.",
+    ),
+]
+
+
 class Fields(BaseModel):
     """What the two POST requests share, beside the image. Numbers are numbers: no text, no truth values."""
 
@@ -53,11 +62,7 @@ class Fields(BaseModel):
         description="Pixel-noise draws at each drawn parameter: the most there may be (paper: their number); default: "
         "chosen.",
     )
-    deadline_ms: Annotated[int, Field(ge=1)] | None = Field(
-        default=None,
-        description="Milliseconds after which the answer is what was shown until then (stopped_by deadline), waiting "
-        "included; default and ceiling are the server's.",
-    )
+    deadline_ms: Deadline = None
     procedure: Annotated[Procedure, ByName] = Field(
         default=Procedure.SEQUENTIAL,
         description="sequential stops once the answer is known; paper makes a number of draws fixed beforehand.",
@@ -100,9 +105,11 @@ class CertifyFields(Fields):
 
 
 class VerifyFields(BaseModel):
-    """``POST /v1/certificates/{id}/verify`` without the image: nothing else."""
+    """``POST /v1/certificates/{id}/verify`` without the image."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    deadline_ms: Deadline = None
 
 
 class Reply(BaseModel):
@@ -275,7 +282,10 @@ class VerifyReply(Reply):
     """Whether a certificate holds, and if not, why."""
 
     verified: bool
-    reason: str | None = Field(description="Why it does not hold; null where it does.")
+    reason: str | None = Field(description="Why it does not hold, or is not known to; null where it does.")
+    stopped_by: Literal[StoppedBy.DEADLINE] | None = Field(
+        description="deadline: the time was up before the run was made again, so nothing is known of the certificate."
+    )
     differences: list[DifferenceReply] = Field(description="What is not as recorded.")
     runtime_differences: list[DifferenceReply] = Field(
         description="Software and device that differ from the recorded ones: the last bits of an answer may then too."

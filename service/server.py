@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -18,10 +19,9 @@ from .app import create_app
 from .protocol import timed_protocol
 from .services import Services
 from .settings import Settings, SettingsError
+from .worker import SWITCH_SECONDS
 
 logger = logging.getLogger("surety")
-SWITCH_SECONDS = 0.001
-"""How long a computing thread may keep the interpreter from the event loop; Python's own 5 ms add up."""
 PARTIAL_SECONDS = 2.0
 """For works to answer with what they have, once ``drain_seconds`` are over."""
 CLOSING_SECONDS = 3
@@ -81,12 +81,16 @@ def configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
         log_level=settings.log_level,
         access_log=False,  # middleware.py writes that line, without the query, which may hold anything
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
 
 
 def serve(settings: Settings) -> int:
-    """Serve until a signal; returns the exit status: 0, 1 if the models could not be loaded, 2 for wrong settings."""
+    """Serve until a signal.
+
+    Returns the exit status: 0, 1 if the models could not be loaded or the address is taken, 2 for wrong settings.
+    """
     logs.configure(settings)
 
     def stop() -> None:
@@ -101,13 +105,19 @@ def serve(settings: Settings) -> int:
     services: Services = app.state.services
     server = DrainingServer(configuration(app, settings), services)
     sys.setswitchinterval(SWITCH_SECONDS)
-    server.run()
-    failure = services.lifecycle.failure
+    # What libraries have made stays; to look through it for garbage would stop every thread for a third of a second.
+    gc.freeze()
+    failure: str | None
+    try:
+        server.run()
+        failure = services.lifecycle.failure
+    except SystemExit:
+        failure = f"cannot listen on {settings.host}, port {settings.port}: the log says why"
     if failure is not None:
         print(f"surety: {failure}", file=sys.stderr)
     status = 0 if failure is None else 1
-    if not (services.engine.idle and services.jobs.idle):
-        # A thread that did not stop in time would keep the interpreter from ending.
+    if services.lifecycle.is_loading or not (services.engine.idle and services.jobs.idle):
+        # A thread that did not stop in time would keep the interpreter from ending, or abort it from within a library.
         sys.stderr.flush()
         os._exit(status)
     return status

@@ -35,7 +35,10 @@ class Settings(BaseSettings):
     device
         ``auto`` takes CUDA where there is one.
     head_seconds
-        Longest time that a request's head may take, counted from the connection or the answer before.
+        Longest time that a request's head may take, counted from the connection or, after an answer, its first byte.
+    keep_alive_seconds
+        How long a connection may be idle after an answer: longer than a proxy before the server keeps its own, which
+        would otherwise send requests into connections that are just being closed.
     log_level, log_format
         What is logged, and whether as lines for people or as JSON.
     otel_endpoint
@@ -52,7 +55,7 @@ class Settings(BaseSettings):
         Where runs are made: in a ``process`` of their own, whose crash does not take the server down, or on a
         ``thread`` of the server, which needs less memory.
     max_running
-        Requests computed at once; less than twice as many while short ones turn out to be long.
+        Requests computed at once; where it is not 1, up to three times as many while short ones turn out to be long.
     max_queue_seconds
         A request that would wait longer for its turn, by estimate, gets 429.
     short_seconds, patience_seconds
@@ -114,6 +117,7 @@ class Settings(BaseSettings):
     metrics_open: bool = False
 
     head_seconds: float = Field(default=10.0, gt=0, le=3600)
+    keep_alive_seconds: int = Field(default=75, ge=1, le=3600)
     max_body_bytes: int = Field(default=12 * MIB, ge=1024)
     body_seconds: float = Field(default=30.0, gt=0, le=3600)
     max_uploads: int = Field(default=64, ge=1)
@@ -123,7 +127,7 @@ class Settings(BaseSettings):
     worker: Literal["process", "thread"] = "process"
     max_running: int = Field(default=2, ge=1, le=256)
     max_queue_seconds: float = Field(default=60.0, ge=0)
-    short_seconds: float = Field(default=0.5, ge=0)
+    short_seconds: float = Field(default=0.25, ge=0)
     patience_seconds: float = Field(default=10.0, ge=0)
     noise_secret: SecretStr | None = None
     ray_orders: int = Field(default=32, ge=1, le=256)

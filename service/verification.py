@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from certification.plan import CertificationPlan
-from certification.vocabulary import CertificationError, Transformation
+from certification.vocabulary import CertificationError, StoppedBy, Transformation
 from models.registry import LoadedModel, UnknownModelError
 
 from .certificate import NOT_REPLAYED, Certificate, image_facts, reply_document, runtime_of
@@ -65,8 +66,8 @@ class Verification:
         self._model = self._find_model()
         self._check_plan()
 
-    def prepare(self, image: bytes) -> Task[CertificationPlan]:
-        """Decode the image and compare it.
+    def prepare(self, image: bytes, deadline_ms: int | None = None) -> Task[CertificationPlan]:
+        """Decode the image and compare it; ``deadline_ms`` as in a request.
 
         Raises
         ------
@@ -76,7 +77,7 @@ class Verification:
             If it is another one.
         """
         chosen = Chosen(self._model, self.certificate.plan)
-        task = self._certifier.prepare_replay(chosen, image, self.certificate.replay)
+        task = self._certifier.prepare_replay(chosen, image, self.certificate.replay, deadline_ms)
         # another file may hold the same pixels, and they are what was certified
         recorded, found = (
             facts.model_dump(exclude={"sha256"}) for facts in (self.certificate.image, image_facts(task))
@@ -96,6 +97,8 @@ class Verification:
         differences = list(_differences("reply", claimed, made))
         if not differences:
             return self._reply(None, [])
+        if outcome.stopped_by == StoppedBy.DEADLINE and time.monotonic() >= cancellation.deadline:
+            return self._reply("the time was up before the run was made again", [], stopped_by=StoppedBy.DEADLINE)
         reason = "the run, made again, gives another answer"
         if self._runtime:
             reason += "; it was made by other software or on another device, whose last bits may differ by a few votes"
@@ -138,11 +141,18 @@ class Verification:
         """What to raise where the certificate does not hold."""
         return NotVerified(self._reply(reason, differences or []))
 
-    def _reply(self, reason: str | None, differences: list[DifferenceReply]) -> VerifyReply:
+    def _reply(
+        self,
+        reason: str | None,
+        differences: list[DifferenceReply],
+        *,
+        stopped_by: Literal[StoppedBy.DEADLINE] | None = None,
+    ) -> VerifyReply:
         identifier = self._signed.document.get("id")
         return VerifyReply(
             verified=reason is None,
             reason=reason,
+            stopped_by=stopped_by,
             differences=differences,
             runtime_differences=self._runtime,
             certificate_id=identifier if isinstance(identifier, str) else None,

@@ -73,7 +73,7 @@ class VoteEngine:
             self._check_model(order)
             found: Computed | Raised = await self._engine.run(
                 lambda cancellation: self._computer.compute(order, cancellation), _never,
-                seconds=order.seconds, deadline=time.monotonic() + seconds_left,
+                seconds=order.seconds, short=order.urgent_seconds > 0, deadline=time.monotonic() + seconds_left,
             )  # fmt: skip
         except (CertificationError, RequestError, MemoryError) as error:
             found = Raised.of(error)

@@ -8,6 +8,7 @@ afterwards can be trusted.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -32,8 +33,11 @@ from .engine import Cancellation
 from .progress import News
 from .settings import Settings
 
-NICE = 10
-"""Added to the niceness of runs that are not urgent."""
+NICE, LONG_NICE = 5, 10
+"""Added to the niceness of the process, so that the server answers while it computes, and of runs that are not urgent.
+"""
+SWITCH_SECONDS = 0.001
+"""How long a thread may keep the interpreter from the event loop, or from an urgent run; Python's own 5 ms add up."""
 DEVICE_FAILED = 70
 """Exit status after a device error."""
 CUDA_LIBRARIES = ("CUDA error", "cuDNN error", "CUBLAS_STATUS")
@@ -106,11 +110,15 @@ def main(descriptor: int) -> None:
     """The process; ``descriptor`` is its end of the pipe, on which the settings come first."""
     for ignored in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the server says when the worker ends
         signal.signal(ignored, signal.SIG_IGN)
+    os.nice(NICE)
+    sys.setswitchinterval(SWITCH_SECONDS)
     connection = Connection(descriptor)
     settings: Settings = connection.recv()
     logs.configure(settings)
     try:
         computer = load_here(settings)
+        gc.collect()
+        gc.freeze()  # as the server does
         connection.send(Ready(computer.machine, computer.vote_seconds()))
     except (CardError, DeviceError) as error:
         connection.send(Failed(str(error)))
@@ -192,7 +200,7 @@ class _Yielding(Cancellation):
 
 def _give_way() -> None:
     with suppress(AttributeError, OSError):  # threads have priorities of their own on Linux
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + LONG_NICE)
 
 
 def is_device_failure(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ from starlette.concurrency import run_in_threadpool
 from certification.plan import CertificationPlan
 
 from ..access import ADMIN, demand
-from ..body import read_submission
+from ..body import read_submissions
 from ..certifier import Task
 from ..errors import FieldError
 from ..openapi import problems, submission
@@ -33,29 +33,32 @@ def get_certificate(request: Request, certificate_id: str) -> Response:
 @router.post(
     "/v1/certificates/{certificate_id}/verify",
     summary="Check a stored certificate by making its run again",
-    openapi_extra=submission(VerifyFields),
+    openapi_extra=submission(VerifyFields, needs_image=False),
     responses=problems(400, 404, 408, 413, 415, 422, 429, 500, 503),
 )
 async def verify_certificate(request: Request, certificate_id: str) -> VerifyReply:
-    """Send the image again, unless the server stored it; costs as much as the certificate did."""
+    """Send the image again, unless the server stored it; costs as much as the certificate did.
+
+    Where the time is up before, nothing is known: ``verified`` is false and ``stopped_by`` says ``deadline``.
+    """
     services = _ready(request)
     certifier, records = services.lifecycle.certifier, services.records
     record = await run_in_threadpool(records.get, certificate_id)
-    image = await _image(request, record)
+    fields, image = await _submission(request, record)
 
     def prepare() -> tuple[Verification, Task[CertificationPlan]]:
         trusted = records.signing_key.public_key
         verification = Verification(Signed.from_text(record.signed), certifier, trusted)
         if verification.certificate.id != record.id:
             raise verification.refusal("it is stored under another id")
-        return verification, verification.prepare(image)
+        return verification, verification.prepare(image, fields.deadline_ms)
 
     try:
         verification, task = await services.engine.check(prepare)
         request.scope["surety"].clock = task.clock
         reply = await services.engine.run(
             lambda cancellation: verification.replay(task, cancellation), lambda: client_gone(request),
-            seconds=task.seconds, short=task.short,
+            seconds=task.seconds, short=task.short, deadline=task.deadline,
         )  # fmt: skip
         request.scope["surety"].votes = verification.certificate.votes
         return reply
@@ -65,6 +68,7 @@ async def verify_certificate(request: Request, certificate_id: str) -> VerifyRep
         return VerifyReply(
             verified=False,
             reason=f"the record is damaged: {error}",
+            stopped_by=None,
             differences=[],
             runtime_differences=[],
             certificate_id=record.id,
@@ -99,10 +103,12 @@ def _ready(request: Request) -> Services:
     return services
 
 
-async def _image(request: Request, record: Record) -> bytes:
-    """The image that was sent along, else the stored one."""
+async def _submission(request: Request, record: Record) -> tuple[VerifyFields, bytes]:
+    """The fields, and the image that was sent along, else the stored one."""
+    fields, images = VerifyFields(), [] if record.image is None else [record.image]
     if "content-type" in request.headers:
-        return (await read_submission(request, VerifyFields))[1]
-    if record.image is None:
+        fields, sent = await read_submissions(request, VerifyFields, None, least=0)
+        images = sent or images
+    if not images:
         raise FieldError("image: the server did not store it: send it again", field="image")
-    return record.image
+    return fields, images[0]

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from certification import __version__
 
 from ..access import NEEDED, demand
-from ..body import BINARY, JSON, check_head
+from ..body import BINARY, COMPRESSED, JSON, check_head, decompress, encoding_of
 from ..certifier import Task
 from ..engine import Cancellation
 from ..errors import ClientGoneError, ContentTypeError, MalformedBodyError, RequestError, UnknownResourceError, quote
@@ -96,7 +96,7 @@ async def infer(request: Request, model_id: str) -> Response:
 
 async def _read(request: Request) -> tuple[bytes, str | None]:
     """The body, and what the header says of its JSON's length."""
-    content_type = check_head(request)
+    content_type = check_head(request, COMPRESSED)
     # Triton's and KServe's own clients name no content type.
     if content_type not in ("", JSON, BINARY):
         raise ContentTypeError(
@@ -106,9 +106,14 @@ async def _read(request: Request) -> tuple[bytes, str | None]:
     if len(lengths) > 1:
         raise MalformedBodyError(f"{JSON_LENGTH} is given more than once")
     try:
-        return await request.body(), lengths[0] if lengths else None
+        body = await request.body()
     except ClientDisconnect as error:
         raise ClientGoneError("the client left while sending") from error
+    encoding, services = encoding_of(request), services_of(request)
+    if encoding in COMPRESSED:
+        most = services.settings.max_body_bytes
+        body = await services.engine.check(lambda: decompress(body, encoding, most))
+    return body, lengths[0] if lengths else None
 
 
 async def _answers(

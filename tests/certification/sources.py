@@ -29,6 +29,7 @@ class World:
     bound: Function = np.zeros_like
     calls: list[tuple[str, int]] = field(default_factory=list)
     parts: list[NDArray[np.float64]] = field(default_factory=list)
+    votes: int = 0
 
     def __post_init__(self) -> None:
         self.generator = np.random.default_rng(self.seed)
@@ -45,6 +46,7 @@ class World:
 
     def class_counts(self, n: int, *, pixel_noise: bool) -> NDArray[np.int64]:
         self.calls.append(("noisy classes" if pixel_noise else "classes", n))
+        self.votes += n
         self.parts.append(self.generator.normal(0.0, self.sigma_gamma, (n,) if self.dimensions == 1 else (n, 2)))
         share = self.share(self.parts[-1] if self.dimensions == 1 else self.parts[-1][:, 0])
         ones = int((self.generator.random(n) < share).sum())
@@ -52,6 +54,7 @@ class World:
 
     def votes_at(self, draws: NDArray[np.int64], counts: NDArray[np.int64], *, label: int) -> NDArray[np.int64]:
         self.calls.append(("votes", len(draws)))
+        self.votes += int(counts.sum())
         parameters = np.concatenate(self.parts)[draws]
         first = parameters if parameters.ndim == 1 else parameters[:, 0]
         share = self.share(first) if label == 1 else 1.0 - self.share(first)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from certification.adaptive import joint_is_safe, run_single
 from certification.effort import Goal
-from certification.outcome import Abstained, Certified
+from certification.outcome import Abstained, Certified, Counts
 from certification.plan import CertificationPlan
 from certification.procedures import certify, predict
 from certification.radius import required_p_lower
@@ -345,6 +345,7 @@ def test_the_papers_procedure_has_no_partial_result() -> None:
     outcome = certify(plan, world, world)
     assert isinstance(outcome, Abstained)
     assert outcome.stopped_by is StoppedBy.DEADLINE
+    assert outcome.counts == Counts(0, 0, 0, 0, plan.n0 + 1000), "they were cast all the same"
 
 
 @pytest.mark.parametrize("plan", [HEURISTIC, ONE_BOUND])

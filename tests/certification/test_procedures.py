@@ -43,7 +43,7 @@ class Fixed(World):
     """Returns given counts whatever is drawn."""
 
     counts: NDArray[np.generic] = np.array([0, 100, 0])
-    votes: NDArray[np.generic] | None = None
+    inner: NDArray[np.generic] | None = None
     bounds: NDArray[np.float64] | None = None
 
     def class_counts(self, n: int, *, pixel_noise: bool) -> NDArray[np.int64]:
@@ -52,7 +52,7 @@ class Fixed(World):
 
     def votes_at(self, draws: NDArray[np.int64], counts: NDArray[np.int64], *, label: int) -> NDArray[np.int64]:
         certain = super().votes_at(draws, counts, label=label)
-        return certain if self.votes is None else self.votes  # type: ignore[return-value]
+        return certain if self.inner is None else self.inner  # type: ignore[return-value]
 
     def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         return super().error_bounds(parameters) if self.bounds is None else self.bounds
@@ -207,7 +207,7 @@ def test_a_draw_passes_from_the_smallest_passing_count_on() -> None:
     threshold = smallest_passing_count(100, inner_threshold(0.3, 0.3), 0.002)
     assert threshold is not None
     world = Fixed(constant(1.0), 30.0)
-    world.votes = np.repeat([threshold, threshold - 1], [190, 10])
+    world.inner = np.repeat([threshold, threshold - 1], [190, 10])
     assert certify(plan, world).counts.passed == 190
 
 
@@ -285,7 +285,7 @@ def test_impossible_class_counts_are_errors(counts: NDArray[np.generic]) -> None
 )
 def test_impossible_votes_are_errors(votes: NDArray[np.generic]) -> None:
     world = Fixed(constant(1.0), 30.0)
-    world.votes = votes
+    world.inner = votes
     with pytest.raises(StatisticsError):
         certify(replace(DISTRIBUTIONAL, n_delta=100), world)
 
@@ -366,5 +366,5 @@ def test_predict_with_inner_tests_subtracts_their_level() -> None:
     between = [passed for passed, bound in lower.items() if 0.5 < bound <= 0.55]
     world = Fixed(constant(1.0), 30.0)
     for passed, expected in ((between[0], None), (between[-1], None), (between[-1] + 1, 1)):
-        world.votes = np.repeat([100, 0], [passed, 200 - passed])
+        world.inner = np.repeat([100, 0], [passed, 200 - passed])
         assert predict(plan, world).label == expected

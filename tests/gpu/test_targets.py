@@ -1,13 +1,16 @@
-"""CPU launches from many threads at once: side by side where numba's threading layer allows it, else by turns."""
+"""CPU launches: from many threads at once, and with arrays that are read-only."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numba import prange
 
 from gpu import targets
 
@@ -46,3 +49,21 @@ def test_launches_at_once_give_the_same_images(layer: str, takes_turns: str | No
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert takes_turns in (None, done.stdout.strip())
+
+
+@targets.cpu_kernel
+def doubled(values, pair, out):
+    for index in prange(len(values)):
+        out[index] = values[index] * pair[0][index] * pair[1]
+
+
+@pytest.mark.skipif(targets.SIMULATED, reason="the simulator compiles nothing")
+def test_read_only_arrays_take_no_kernel_of_their_own() -> None:
+    values, factors, out = np.arange(3.0), np.ones(3), np.empty(3)
+    kernel = inspect.getclosurevars(doubled).nonlocals["compiled"]
+    for writable in (True, False):
+        values.flags.writeable = factors.flags.writeable = writable
+        out[:] = 0.0
+        doubled(values, (factors, 2.0), out)
+        np.testing.assert_array_equal(out, [0.0, 2.0, 4.0])
+    assert len(kernel.signatures) == 1

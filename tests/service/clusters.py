@@ -26,6 +26,8 @@ def ray_environment(**environment: str) -> Iterator[Path]:
     own = {
         "RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0",
         "SURETY_DATA_DIR": str(folder / "data"),
+        # else whatever is tested beside it leaves its workers hardly any of the cores
+        "RAY_worker_niceness": "0",
     }  # fmt: skip
     try:
         with pytest.MonkeyPatch.context() as patch:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,11 @@ from service.server import DrainingServer, configuration
 from service.services import Services
 from service.settings import Settings
 
+from .databases import Postgres, postgres_cluster
+from .forks import Forks, forking_parent
+from .orders import SECRET
 from .pictures import SIDE, encode, grey
+from .waiting import COMPILING, until
 
 CLASSES = ("zero", "one", "two")
 SIGMA_DELTA = 0.3
@@ -163,6 +166,29 @@ def mnist_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A cluster of PostgreSQL; whoever stops it starts it again."""
+    with postgres_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Begins servers in processes of their own."""
+    with forking_parent(tmp_path_factory.mktemp("forks")) as begun:
+        yield begun
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of the kind that the test is parametrized with."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'certificates.sqlite'}"
+    cluster: Postgres = request.getfixturevalue("postgres")
+    return cluster.create_database()
+
+
 @dataclass
 class Running:
     """A server in a thread and a client of it."""
@@ -188,17 +214,21 @@ class Running:
 
 
 Start = Callable[..., AbstractContextManager[Running]]
-COMPILING = 600.0
-"""Seconds to wait where kernels may have to be compiled first, on a slow machine that does more than that."""
 
 
 @pytest.fixture(scope="session")
 def start(zoo: Path) -> Start:
-    """``with start(max_running=1) as server``: a server of its own, by default on the tiny zoo and ready."""
+    """``with start(max_running=1) as server``: a server of its own, by default on the tiny zoo and ready.
+
+    The noise is the same in every run of the tests, so that none of them fails by chance.
+    """
+    usual: dict[str, Any] = {
+        "zoo": zoo, "device": "cpu", "port": 0, "batch_size": 64, "worker": "thread", "noise_secret": SECRET,
+    }  # fmt: skip
 
     @contextmanager
     def _start(*, wait: bool = True, **changes: Any) -> Iterator[Running]:
-        settings = Settings(**{"zoo": zoo, "device": "cpu", "port": 0, "batch_size": 64, "worker": "thread", **changes})
+        settings = Settings(**{**usual, **changes})
         app = create_app(settings)
         services: Services = app.state.services
         server = DrainingServer(configuration(app, settings), services)
@@ -226,12 +256,3 @@ def server(start: Start) -> Iterator[Running]:
     """One server for all tests that leave nothing behind."""
     with start() as running:
         yield running
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the server did not get there in time")
-        time.sleep(0.02)

@@ -6,11 +6,14 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 import service.computing
 from models.votes import BaseClassifierVotes
+from service.demo import SAMPLES
+from service.settings import SHIPPED_ZOO
 
 from .conftest import Running, Start, until
 from .pictures import encode, grey
@@ -48,8 +51,8 @@ def test_the_answer_at_the_deadline_is_what_was_shown_until_then(server: Running
     """The same noise as without a deadline, so the radius only grows with the votes there was time for."""
     whole = server.certify(**SLOW).json()
     assert whole["stopped_by"] == "certified"
-    seconds, shown = len(slow.batches) * SLEEP, []
-    for share in (0.02, 0.3, 0.6):
+    seconds, shown = max(len(slow.batches) * SLEEP, slow.batches[-1] - slow.batches[0]), []
+    for share in (0.02, 0.3, 0.8):
         reply = server.certify(**SLOW, deadline_ms=int(1000 * share * seconds) + 1)
         assert reply.status_code == 200
         answer = reply.json()
@@ -69,10 +72,70 @@ def test_the_answer_at_the_deadline_is_what_was_shown_until_then(server: Running
     assert 0.0 < radii[-1] < whole["radius"]
 
 
+def test_votes_that_show_nothing_are_counted_too(server: Running, slow: Slow) -> None:
+    """The papers' procedure has no partial result, but a budget shall not be spared by asking with short deadlines."""
+    answer = server.certify(**{**SLOW, "procedure": "paper", "n": 4000}, deadline_ms=int(20_000 * SLEEP)).json()
+    assert (answer["stopped_by"], answer["counts"]["n"]) == ("deadline", 0)
+    assert 0 < 64 * (len(slow.batches) - 1) <= answer["counts"]["votes"] <= 64 * len(slow.batches)
+    assert server.post(f"/v1/certificates/{answer['certificate_id']}/verify").json()["verified"]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_verification_has_a_deadline_too(start: Start, slow: Slow, tmp_path: Path, stored: bool) -> None:
+    """What could not be made again in time is not called wrong, and the work for it ends."""
+    with start(data_dir=tmp_path, store_images=stored, max_deadline_ms=100_000, default_deadline_ms=90_000) as server:
+        path = f"/v1/certificates/{server.certify(**SLOW).json()['certificate_id']}/verify"
+        for deadline in (1, 200):
+            if stored:
+                found = server.client.post(path, json={"deadline_ms": deadline}).json()
+            else:
+                found = server.post(path, deadline_ms=deadline).json()
+            assert (found["verified"], found["stopped_by"], found["differences"]) == (False, "deadline", [])
+            assert "time was up" in found["reason"]
+        until(lambda: sample(server, "surety_running") == 0)
+        stopped = len(slow.batches)
+        time.sleep(2 * SLEEP)
+        assert len(slow.batches) == stopped, "the work goes on"
+        assert server.post(path, deadline_ms=100_001).status_code == 422
+        assert server.post(path, deadline_ms="soon").status_code == 422
+        answer = server.post(path).json()
+        assert (answer["verified"], answer["stopped_by"]) == (True, None)
+
+
+def test_a_verification_that_a_shutdown_ends_calls_nothing_wrong(start: Start, slow: Slow) -> None:
+    with start() as server, ThreadPoolExecutor(1) as pool:
+        path = f"/v1/certificates/{server.certify(**SLOW).json()['certificate_id']}/verify"
+        verifying = pool.submit(server.post, path)
+        until(lambda: sample(server, "surety_running") == 1)
+        server.services.engine.hurry()
+        assert verifying.result().json()["stopped_by"] == "deadline"
+
+
 def test_a_prediction_has_a_deadline_too(server: Running, slow: Slow) -> None:
     answer = server.predict(guarantee="heuristic", n=100_000, procedure="paper", deadline_ms=100).json()
-    assert (answer["stopped_by"], answer["abstained"], answer["counts"]["votes"]) == ("deadline", True, 0)
+    assert (answer["stopped_by"], answer["abstained"], answer["counts"]["n"]) == ("deadline", True, 0)
     assert "time was up" in answer["reason"]
+
+
+def test_kernels_that_compile_for_minutes_do_not_hold_up_an_answer(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, asked = threading.Event(), []
+
+    def compiling(transformation: str, device: str) -> None:
+        asked.append((transformation, device))
+        gate.wait(60)
+
+    monkeypatch.setattr(service.computing, "compile_known_image_kernels", compiling)
+    fields = {"transformation": "rotation", "guarantee": "individual", "image_is": "reference", "deadline_ms": 500}
+    with start(zoo=SHIPPED_ZOO) as server:
+        digit = next(SAMPLES.glob("*.png")).read_bytes()
+        for _ in range(2):
+            answer = server.post("/v1/certify", digit, **fields).json()
+            assert (answer["stopped_by"], answer["counts"]["votes"]) == ("deadline", 0)
+            until(lambda: sample(server, "surety_running") == 0)
+        gate.set()
+    assert asked == [("rotation", "cpu")]
 
 
 def test_a_request_whose_time_passes_in_the_queue_is_answered(start: Start, slow: Slow) -> None:
@@ -124,7 +187,7 @@ def test_a_cut_socket_stops_the_work_within_a_batch_or_two(server: Running, slow
 
 
 def test_clients_that_leave_at_random_moments_leave_nothing_behind(start: Start, slow: Slow) -> None:
-    """A small one of ``benchmarks.overload``; health answers all the while."""
+    """A small one of ``benchmarks.disconnects``; health answers all the while."""
     with start(max_running=2) as server:
         host, port, body = server.client.base_url.host, server.client.base_url.port, _request(server)
         moments = [index / 40 for index in range(40)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from certification.vocabulary import OutOfTime
-from service.engine import Cancellation, Cancelled, Engine
+from service.engine import MOST_RUNNING, Cancellation, Cancelled, Engine
 from service.errors import ClientGoneError, DrainingError, OverloadedError
 
 LONG = 100.0
@@ -105,6 +106,36 @@ def test_what_waits_is_bounded_by_its_seconds(running: int, queue: float, short:
     play(scene, running, queue, short)
 
 
+def test_what_can_still_be_done_goes_before_what_would_be_cut_short() -> None:
+    """A work that has waited for more than half of its time and has too little left begins if nothing else waits."""
+
+    async def scene(engine: Engine) -> None:
+        order: list[str] = []
+
+        def noted(name: str) -> Callable[[Cancellation], None]:
+            return lambda _: order.append(name)
+
+        blocking = Work()
+        tasks = [asyncio.create_task(engine.run(blocking, never, seconds=LONG))]
+        await until(blocking.begun.is_set)
+        now = time.monotonic()
+        for name, seconds, left in (
+            ("late", 5.0, 4.0),  # 4 s for 5 s of work: late once 2 s have passed
+            ("hopeless", 1000.0, 100.0),  # but has waited for little of its time
+            ("in time", 1.1, 4.0),
+            ("patient", 5.0, math.inf),
+        ):
+            run = noted(name)
+            tasks.append(asyncio.create_task(engine.run(run, never, seconds=seconds, deadline=now + left)))  # type: ignore[arg-type]
+            await until(lambda: engine.waiting == len(tasks) - 1)
+        await asyncio.sleep(2.1)
+        blocking.gate.set()
+        await asyncio.gather(*tasks)
+        assert order == ["hopeless", "in time", "patient", "late"]
+
+    play(scene)
+
+
 def test_a_short_work_is_not_stuck_behind_long_ones_nor_refused_for_them() -> None:
     async def scene(engine: Engine) -> None:
         works = [Work() for _ in range(3)]
@@ -123,7 +154,7 @@ def test_a_short_work_is_not_stuck_behind_long_ones_nor_refused_for_them() -> No
 
 
 def test_a_short_work_is_not_stuck_behind_one_that_turns_out_to_be_long() -> None:
-    """It runs beside them, though not beside more of them than there are threads; long ones do not."""
+    """It runs beside them, though not beside more of them than twice the threads; long ones do not."""
 
     async def scene(engine: Engine) -> None:
         works = [Work() for _ in range(4)]
@@ -134,13 +165,18 @@ def test_a_short_work_is_not_stuck_behind_one_that_turns_out_to_be_long() -> Non
         await until(works[3].begun.is_set)
         assert not works[2].begun.is_set()
         assert engine.running == 3
+        more = [Work() for _ in range(MOST_RUNNING * 2 - 3)]
+        tasks += [asyncio.create_task(engine.run(work, never, seconds=0.01)) for work in more]
+        for work in more:
+            await until(work.begun.is_set)
         last = Work()
         tasks.append(asyncio.create_task(engine.run(last, never, seconds=0.01)))
         await asyncio.sleep(0.5)
         assert not last.begun.is_set()
-        for work in (*works, last):
+        assert engine.running == MOST_RUNNING * 2
+        for work in (*works, *more, last):
             work.gate.set()
-        assert await asyncio.gather(*tasks) == ["done"] * 5
+        assert await asyncio.gather(*tasks) == ["done"] * len(tasks)
 
     play(scene, 2, short=0.02)
 

@@ -12,7 +12,8 @@ import pytest
 
 from .conftest import Start
 from .databases import Postgres, postgres_cluster
-from .test_records import CHEAP, certified, problem, stored, verified, written
+from .job_tools import CHEAP, problem
+from .record_tools import certified, stored, verified, written
 
 MEBIBYTES = 16
 """An empty database has 7 of them."""
@@ -28,6 +29,7 @@ CREATE TRIGGER full_disk AFTER INSERT ON certificates EXECUTE FUNCTION full_disk
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
+    """One of its own: a cluster that begins again after a crash looks for every disk that it had."""
     with postgres_cluster() as cluster:
         yield cluster
 

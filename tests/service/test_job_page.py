@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from service.event_schemas import EndEvent, ItemEvent, ProgressEvent, QueuedEvent, StageEvent
 from service.job_tables import EventKind
 from service.schemas import JobItemReply, JobReply, JobStatus
 
@@ -18,6 +19,7 @@ from .job_tools import finished, parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "jobs.md").read_text()
+EVENTS = PAGE.split("\n## Events\n")[1].split("\n## ")[0]
 
 
 def first_cells(heading: str) -> list[str]:
@@ -54,3 +56,11 @@ def test_the_page_names_every_status_event_and_field() -> None:
     assert sorted(first_cells("Events")) == sorted(map(str, EventKind))
     words = set(re.findall(r"`(\w+)`", PAGE))
     assert {*JobReply.model_fields, *JobItemReply.model_fields} - {"id"} <= words
+
+
+def test_the_table_of_events_names_every_field_that_clients_know() -> None:
+    kinds = {"queued": QueuedEvent, "stage": StageEvent, "progress": ProgressEvent, "item": ItemEvent, "done": EndEvent}
+    for kind, model in kinds.items():
+        (cells,) = re.findall(rf"^\| `{kind}`.*? \| (.*) \|$", EVENTS, re.M)
+        named = set(re.findall(r"`(\w+)`", cells))
+        assert set(model.model_fields) - {"id", "kind"} - ({"problem"} if model is EndEvent else set()) <= named, kind

@@ -4,123 +4,75 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from .conftest import COMPILING, until
-from .databases import Postgres, postgres_cluster
+from .conftest import until
+from .forks import Forks, Served, is_alive
 from .job_tools import CHANCY, CHEAP, events, finished, look, pictures, submit
 
-ROOT = Path(__file__).resolve().parents[2]
 LEASE = 3
 QUICK, SLOW, STUCK = 0.0, 0.1, 30.0
 """Seconds that a batch sleeps; an image of CHANCY has 7 batches."""
-PARENT = """
-import os, signal, sys, time
-import service.computing, service.server
+SLOWLY = """
+import time
 from models.votes import BaseClassifierVotes
-from service.cli import main
 
 class Slow(BaseClassifierVotes):
     def _classify(self, images):
-        time.sleep(seconds)
+        time.sleep({seconds})
         return super()._classify(images)
 
 service.computing.BaseClassifierVotes = Slow
-service.computing.warm_up = lambda *what: None
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-for line in sys.stdin:
-    port, seconds = line.split()[0], float(line.split()[1])
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        sys.exit(main(["serve", "--port", port]))
-    print(child, flush=True)
 """
-"""Forks a ``surety serve`` for each line; they share the seconds that importing takes."""
 
 
 class House:
     """Servers on one database, each a process that can be killed."""
 
-    def __init__(self, parent: subprocess.Popen[str]) -> None:
-        self._parent = parent
-        self.clients: list[httpx.Client] = []
+    def __init__(self, forks: Forks, **settings: Any) -> None:
+        self._forks, self._settings = forks, settings
+        self._begun: list[Served] = []
+        self._clients: list[httpx.Client] = []
 
-    def start(self, seconds: float) -> tuple[int, httpx.Client]:
-        """A further server, whose batches sleep so long: its process and a client of it, ready."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        assert self._parent.stdin is not None
-        assert self._parent.stdout is not None
-        print(port, seconds, file=self._parent.stdin, flush=True)
-        process = int(self._parent.stdout.readline())
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60.0)
-        self.clients.append(client)
-        until(lambda: status(client) == 200, COMPILING)
-        return process, client
+    def start(self, seconds: float, **settings: Any) -> tuple[Served, httpx.Client]:
+        """A further server, whose batches sleep so long, ready; and a client of it."""
+        server = self._forks.begin(SLOWLY.format(seconds=seconds), **self._settings, **settings)
+        self._begun.append(server)
+        client = httpx.Client(base_url=server.url, timeout=60.0)
+        self._clients.append(client)
+        server.until_ready()
+        return server, client
 
-
-def status(client: httpx.Client) -> int:
-    try:
-        return client.get("/health/ready").status_code
-    except httpx.TransportError:
-        return 0
-
-
-def is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    def close(self) -> None:
+        """End them all."""
+        for client in self._clients:
+            client.close()
+        for server in self._begun:
+            server.kill()
 
 
 @contextmanager
-def house(zoo: Path, **values: Any) -> Iterator[House]:
-    named = {f"SURETY_{name.upper()}": str(value) for name, value in values.items()}
-    fixed = {
-        "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu", "SURETY_BATCH_SIZE": "64", "SURETY_LOG_LEVEL": "warning",
-        "SURETY_WORKER": "thread",
-    }  # fmt: skip
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT],
-        cwd=ROOT, env={**os.environ, **fixed, "SURETY_JOB_LEASE_SECONDS": str(LEASE), **named},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    made = House(parent)
-    try:
+def house(forks: Forks, **settings: Any) -> Iterator[House]:
+    made = House(forks, job_lease_seconds=LEASE, log_level="warning", **settings)
+    with closing(made):
         yield made
-    finally:
-        for client in made.clients:
-            client.close()
-        os.killpg(parent.pid, signal.SIGKILL)
-        parent.communicate()
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with postgres_cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def servers(request: pytest.FixtureRequest, zoo: Path, tmp_path: Path) -> Iterator[House]:
+def servers(request: pytest.FixtureRequest, forks: Forks, zoo: Path, tmp_path: Path) -> Iterator[House]:
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
     else:
         url = request.getfixturevalue("postgres").create_database()
-    with house(zoo, data_dir=tmp_path / "data", database_url=url) as made:
+    with house(forks, zoo=zoo, data_dir=tmp_path / "data", database_url=url) as made:
         yield made
 
 
@@ -148,19 +100,19 @@ def keys_of(database: Path, identifier: str) -> list[str | None]:
     return found
 
 
-def test_kill_9_loses_nothing_and_changes_no_certificate(zoo: Path, tmp_path: Path) -> None:
+def test_kill_9_loses_nothing_and_changes_no_certificate(forks: Forks, zoo: Path, tmp_path: Path) -> None:
     """What was done stays; what ran begins again with the key that it had, though the server's secret is another."""
     images = pictures(3)
-    with house(zoo, data_dir=tmp_path) as servers:
-        process, client = servers.start(SLOW)
+    with house(forks, zoo=zoo, data_dir=tmp_path) as servers:
+        doomed, client = servers.start(SLOW)
         identifier = submit(client, images, "k", **CHANCY)
         planned = keys_of(tmp_path / "certificates.sqlite", identifier)
         until(lambda: done(client, identifier) == 1)
         until(lambda: look(client, identifier)["items"][1]["status"] == "running")
         before = look(client, identifier)["items"][0]
         heard = look(client, identifier)["last_event_id"]
-        os.kill(process, signal.SIGKILL)
-        until(lambda: not is_alive(process))
+        doomed.kill()
+        until(lambda: not is_alive(doomed.process))
         _, client = servers.start(QUICK)
         assert submit(client, images, "k", **CHANCY) == identifier, "its idempotency key was acknowledged too"
         job = finished(client, identifier)
@@ -177,16 +129,16 @@ def test_kill_9_loses_nothing_and_changes_no_certificate(zoo: Path, tmp_path: Pa
     connection.close()
 
 
-def test_sigterm_gives_back_what_runs_at_once(zoo: Path, tmp_path: Path) -> None:
+def test_sigterm_gives_back_what_runs_at_once(forks: Forks, zoo: Path, tmp_path: Path) -> None:
     """Long before the image would be done, or drain_seconds are over."""
-    with house(zoo, data_dir=tmp_path, drain_seconds=300) as servers:
-        process, client = servers.start(STUCK)
+    with house(forks, zoo=zoo, data_dir=tmp_path, drain_seconds=300) as servers:
+        doomed, client = servers.start(STUCK)
         identifier = submit(client, pictures(2), **CHANCY)
         (planned, _) = keys_of(tmp_path / "certificates.sqlite", identifier)
         until(lambda: look(client, identifier)["items"][0]["status"] == "running")
         begun = time.monotonic()
-        os.kill(process, signal.SIGTERM)
-        until(lambda: not is_alive(process))
+        os.kill(doomed.process, signal.SIGTERM)
+        until(lambda: not is_alive(doomed.process))
         assert time.monotonic() - begun < 25
         connection = sqlite3.connect(tmp_path / "certificates.sqlite")
         row = connection.execute("SELECT status, lease, begun FROM job_items WHERE number = 0").fetchone()
@@ -205,7 +157,7 @@ def test_two_servers_share_the_jobs_and_one_takes_over_what_the_other_lost(serve
     until(lambda: [item["status"] for item in look(other, identifier)["items"]].count("running") == 2)
     until(lambda: done(other, identifier) >= 2)
     kept = [item for item in look(other, identifier)["items"] if item["status"] == "done"]
-    os.kill(doomed, signal.SIGKILL)
+    doomed.kill()
     job = finished(other, identifier)
     assert [item["status"] for item in job["items"]] == ["done"] * 8
     assert [item for item in job["items"] if item in kept] == kept
@@ -218,9 +170,9 @@ def test_two_servers_share_the_jobs_and_one_takes_over_what_the_other_lost(serve
     assert told[-1].kind == "done"
 
 
-def test_a_deletion_reaches_the_server_that_computes(zoo: Path, tmp_path: Path) -> None:
+def test_a_deletion_reaches_the_server_that_computes(forks: Forks, zoo: Path, tmp_path: Path) -> None:
     """One that would compute for minutes is free for the next job soon after its lease is looked at."""
-    with house(zoo, data_dir=tmp_path) as servers:
+    with house(forks, zoo=zoo, data_dir=tmp_path) as servers:
         _, busy = servers.start(0.5)
         identifier = submit(busy, pictures(1), **{**CHANCY, "n": 100_000})
         until(lambda: look(busy, identifier)["status"] == "running")

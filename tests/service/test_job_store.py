@@ -17,16 +17,8 @@ from service.job_tables import EventKind, Lease, NewEvent, NewJob
 from service.schemas import JobStatus
 from service.store import Record, Store
 
-from .databases import Postgres, postgres_cluster
-
 OWNER, LONG, SHORT = "lab", 60.0, 0.05
 PROGRESS = NewEvent(EventKind.PROGRESS, {"votes": 1}, 0)
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with postgres_cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -214,6 +206,34 @@ def test_owners_do_not_see_one_another(jobs: tuple[JobStore, JobStore]) -> None:
     assert lease is not None
     assert lease.owner == "other"
     assert one.take(LONG, [OWNER]) is None
+
+
+def test_owners_take_turns(jobs: tuple[JobStore, JobStore]) -> None:
+    """One image each, whatever waits, and the oldest job of an owner first; some come late, and some are barred."""
+    one, _ = jobs
+    for name, images, owner in (("a", 5, "zoe"), ("b", 1, "ann"), ("c", 2, "ann"), ("d", 1, "bob")):
+        one.add(job(name, images, owner=owner), 10)
+    taken: list[tuple[str, int]] = []
+    served = ""
+
+    def serve(barred: tuple[str, ...] = ()) -> None:
+        nonlocal served
+        lease = one.take(LONG, barred, served)
+        assert lease is not None
+        served = lease.owner
+        taken.append((lease.job_id, lease.number))
+
+    for _ in range(5):
+        serve()
+    assert taken == [("b", 0), ("d", 0), ("a", 0), ("c", 0), ("a", 1)]
+    one.add(job("e", 2, owner="lab"), 10)
+    serve(("ann",))
+    serve(("ann",))
+    assert taken[5:] == [("e", 0), ("a", 2)]
+    for _ in range(4):
+        serve()
+    assert taken[7:] == [("c", 1), ("e", 1), ("a", 3), ("a", 4)]
+    assert one.take(LONG, (), served) is None
 
 
 def test_a_job_beyond_the_limit_is_not_stored(jobs: tuple[JobStore, JobStore]) -> None:

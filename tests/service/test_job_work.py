@@ -210,6 +210,18 @@ def test_votes_of_jobs_are_charged_and_a_spent_key_waits(start: Start, tmp_path:
         assert client.delete(f"/v1/jobs/{identifier}", headers=poor).json()["status"] == "cancelled"
 
 
+def test_a_large_job_does_not_hold_up_another_keys(start: Start, tmp_path: Path, keys: Any) -> None:
+    path, new = keys
+    first, second = new("large", Scope.CERTIFY), new("small", Scope.CERTIFY)
+    with start(data_dir=tmp_path / "data", keys_file=path, job_slots=0) as server:
+        large = send(server.client, pictures(4), headers=list(first.items())).json()["id"]
+        small = send(server.client, headers=list(second.items())).json()["id"]
+    with start(data_dir=tmp_path / "data", keys_file=path) as server:
+        until(lambda: server.services.jobs.store.unfinished() == 0)
+        ended = [server.services.jobs.store.get(*one).finished for one in ((small, "small"), (large, "large"))]
+        assert ended == sorted(ended)
+
+
 def test_a_job_of_a_key_that_was_revoked_is_cancelled(start: Start, tmp_path: Path, keys: Any) -> None:
     path, new = keys
     gone = new("gone", Scope.CERTIFY)

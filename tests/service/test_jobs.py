@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -241,6 +242,13 @@ def test_a_job_that_waits_is_cancelled(idle: Running) -> None:
 def test_a_finished_job_stays_as_it_is(server: Running) -> None:
     job = finished(server.client, submit(server.client))
     assert server.client.delete(f"/v1/jobs/{job['id']}").json() == job == look(server.client, job["id"])
+
+
+def test_ids_are_no_options_of_commands(server: Running) -> None:
+    """As those with a hyphen at the beginning would be."""
+    job = finished(server.client, submit(server.client))
+    for identifier in (job["id"], job["items"][0]["reply"]["certificate_id"]):
+        assert re.fullmatch("[0-9a-f]{32}", identifier)
 
 
 def test_metrics(start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import service.computing
 import service.tracing
 from service.engine import Engine
-from service.logs import continue_trace, log_handler
+from service.logs import configure, continue_trace, log_handler
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -70,6 +70,20 @@ def test_json_lines_name_the_request_and_its_trace(server: Running) -> None:
     assert (version, trace, flags) == ("00", TRACE, "01")
     assert parent != PARENT
     assert 0 <= line["seconds"] < 60
+
+
+def test_a_malformed_form_leaves_the_line_of_its_request_alone(server: Running) -> None:
+    """The parser's own warnings, one for every body of a careless client, would fill the log."""
+    parser, headers = logging.getLogger("python_multipart"), {"Content-Type": "multipart/form-data; boundary=xx"}
+    level = parser.level
+    try:
+        configure(Settings())
+        with captured("json") as stream:
+            answer = server.client.post("/v1/predict", content=b"--yy", headers={**headers, "x-request-id": "bad-form"})
+            (line,) = lines_of(stream, "bad-form")
+    finally:
+        parser.setLevel(level)
+    assert (answer.status_code, line["problem"], line["level"]) == (400, "malformed_body", "info")
 
 
 def test_lines_about_failures_name_the_request_too(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +235,24 @@ def test_the_dashboard_and_the_alerts_ask_for_metrics_that_exist(where: str) -> 
     for grouped in re.findall(r"by \(([^)]*)\)", expression):
         assert {one.strip() for one in grouped.split(",")} <= labels
     assert expression.count("(") == expression.count(")")
+
+
+def test_what_an_alert_counts_is_shown_before_it_first_happens() -> None:
+    """Or else Prometheus sees no increase in a first one."""
+    shown = Metrics(Engine(1, 0.0)).exposition()[0].decode()
+    asked = [one for where, one in expressions().items() if where.startswith("alert: ")]
+    counted = {found for one in asked for found in re.findall(r"increase\((surety_\w+_total(?:\{[^}]*\})?)\[", one)}
+    assert len(counted) == 5
+    for one in counted:
+        name, _, labels = one.rstrip("}").partition("{")
+        assert re.search(rf"^{name}\{{.*{re.escape(labels)}.* 0\.0$", shown, re.M), one
+
+
+def test_the_dashboard_shows_every_metric() -> None:
+    asked = " ".join(expression for where, expression in expressions().items() if where.startswith("dashboard"))
+    shown = set(re.findall(r"surety_\w+", asked))
+    families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in samples()}
+    assert [name for name in sorted(families) if not any(one.startswith(name) for one in shown)] == []
 
 
 def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:

@@ -28,6 +28,7 @@ from service.cli import main
 from service.errors import ERROR_TABLE
 
 from .conftest import COMPILING, Running, Start, until
+from .forks import Forks, Served
 from .pictures import encode, grey
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,47 +173,27 @@ def test_failing_to_load_is_told_once(start: Start, monkeypatch: pytest.MonkeyPa
 
 
 SLOW = """
-import sys, time
-import service.computing
+import time
 from models.votes import BaseClassifierVotes
-from service.cli import main
 
 class Slow(BaseClassifierVotes):
     def class_counts(self, n, *, pixel_noise):
-        time.sleep(float(sys.argv[1]))
+        time.sleep({seconds})
         return super().class_counts(n, pixel_noise=pixel_noise)
 
 service.computing.BaseClassifierVotes = Slow
-service.computing.warm_up = lambda *what: None
-sys.exit(main(["serve", "--port", sys.argv[2]]))
 """
 
 
 @contextmanager
-def slow_service(zoo: Path, seconds: float, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def slow_service(forks: Forks, zoo: Path, seconds: float, **settings: Any) -> Iterator[Served]:
     """``surety serve`` in a process of its own, whose votes sleep."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu", "SURETY_WORKER": "thread", **settings}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(seconds), str(port)],
-        cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
+    server = forks.begin(SLOW.format(seconds=seconds), zoo=zoo, **settings)
     try:
-        until(lambda: _status(f"{url}/health/ready") == 200, COMPILING)
-        yield process, url
+        server.until_ready()
+        yield server
     finally:
-        process.kill()
-        process.communicate()
-
-
-def _status(url: str) -> int:
-    try:
-        return httpx.get(url, timeout=5).status_code
-    except httpx.TransportError:
-        return 0
+        server.kill()
 
 
 def _certify(url: str) -> httpx.Response:
@@ -221,28 +202,28 @@ def _certify(url: str) -> httpx.Response:
     )
 
 
-def test_sigterm_finishes_what_runs_and_refuses_the_rest(zoo: Path) -> None:
-    with slow_service(zoo, 1.5) as (process, url), ThreadPoolExecutor(1) as pool:
-        running = pool.submit(_certify, url)
-        until(lambda: "surety_running 1.0" in httpx.get(f"{url}/metrics").text)
-        process.send_signal(signal.SIGTERM)
-        until(lambda: _status(f"{url}/health/ready") == 503)
-        refused = _certify(url)
+def test_sigterm_finishes_what_runs_and_refuses_the_rest(zoo: Path, forks: Forks) -> None:
+    with slow_service(forks, zoo, 1.5) as server, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(_certify, server.url)
+        until(lambda: "surety_running 1.0" in server.metrics())
+        os.kill(server.process, signal.SIGTERM)
+        until(lambda: not server.ready())
+        refused = _certify(server.url)
         assert (refused.status_code, refused.json()["type"]) == (503, "urn:surety:problem:draining")
-        assert httpx.get(f"{url}/health/live").status_code == 200
+        assert httpx.get(f"{server.url}/health/live").status_code == 200
         assert running.result().status_code == 200
-        assert process.wait(20) == 0
+        assert server.ended() == 0
 
 
-def test_sigterm_gives_up_after_its_limit(zoo: Path) -> None:
-    with slow_service(zoo, 60, SURETY_DRAIN_SECONDS="0.5") as (process, url), ThreadPoolExecutor(1) as pool:
-        running = pool.submit(_certify, url)
-        until(lambda: "surety_running 1.0" in httpx.get(f"{url}/metrics").text)
+def test_sigterm_gives_up_after_its_limit(zoo: Path, forks: Forks) -> None:
+    with slow_service(forks, zoo, 60, drain_seconds=0.5) as server, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(_certify, server.url)
+        until(lambda: "surety_running 1.0" in server.metrics())
         begun = time.monotonic()
-        process.send_signal(signal.SIGTERM)
+        os.kill(server.process, signal.SIGTERM)
         answer = running.result()
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:surety:problem:draining")
-        assert process.wait(20) == 0
+        assert server.ended() == 0
         assert time.monotonic() - begun < 15
 
 
@@ -262,6 +243,30 @@ def test_a_wrong_card_ends_the_process_with_its_message(zoo: Path, tmp_path: Pat
     assert "card.toml" in last
     assert "input.height" in last
     assert "Traceback" not in ended.stderr
+
+
+def test_an_address_that_is_taken_ends_the_process_with_a_message(zoo: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = subprocess.run(
+            [sys.executable, "-m", "service.cli", "serve", "--port", str(taken.getsockname()[1])],
+            cwd=ROOT, env={**os.environ, "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu"},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr.strip().splitlines()[-1][:24]) == (1, "surety: cannot listen on")
+
+
+def test_sigterm_while_models_are_loaded_ends_the_process_in_order(zoo: Path) -> None:
+    """Not by an abort of the libraries whose threads are at work."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "serve", "--port", "0"],
+        cwd=ROOT, env={**os.environ, "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu", "SURETY_WORKER": "thread"},
+        stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        said = iter(process.stderr.readline, "")
+        assert any("Uvicorn running" in line for line in said)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize(

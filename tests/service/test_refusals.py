@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -324,6 +326,14 @@ def test_a_body_that_does_not_come_is_given_up(start: Start) -> None:
             begun = time.monotonic()
             assert connection.recv(100).startswith(b"HTTP/1.1 408")
             assert time.monotonic() - begun < 5
+
+
+def test_no_upload_is_written_to_a_disk(server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is it refused where there is no room for temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    large = encode(colour(900, 900), "BMP")
+    assert len(large) > 2**21
+    assert server.predict(large, model="rgb", guarantee="heuristic").status_code == 200
 
 
 def test_uploads_at_once_are_limited(start: Start) -> None:

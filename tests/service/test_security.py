@@ -11,8 +11,11 @@ import re
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -508,6 +511,21 @@ def test_heads_that_trickle_are_cut_off_and_others_are_served_meanwhile(start: S
                 connection.close()
         assert [answer.count(b"HTTP/1.1") for answer in answers] == [0, 0, 1, 1] * 5
         assert httpx.get(f"{server.url}/health/live", timeout=60).status_code == 200
+
+
+def test_a_connection_may_be_idle_between_requests_for_longer_than_a_head_may_take(start: Start) -> None:
+    """As proxies keep theirs; and it is closed after keep_alive_seconds."""
+    with (
+        start(head_seconds=1.0, keep_alive_seconds=5) as server,
+        closing(HTTPConnection(server.url.removeprefix("http://"), timeout=30)) as connection,
+    ):
+        for _ in range(2):
+            connection.request("GET", "/health/live")
+            used = connection.sock
+            assert connection.getresponse().read()
+            time.sleep(1.6)
+            assert connection.sock is used
+        assert everything(used) == b""
 
 
 def test_a_slow_answer_is_no_slow_client(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

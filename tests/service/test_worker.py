@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,11 +30,11 @@ from service.worker import is_device_failure
 
 from .conftest import COMPILING, Running, Start, until
 from .dying_worker import FAILS, KILLS, WAITS
+from .forks import Forks, is_alive
 from .pictures import SIDE, encode, grey
 from .test_deadlines import SLOW
 from .test_operations import sample
 
-ROOT = Path(__file__).resolve().parents[2]
 CHEAP = {"guarantee": "heuristic"}
 
 
@@ -118,7 +116,7 @@ def test_exceptions_travel_with_their_members(error: BaseException) -> None:
 
 
 def test_a_deadline_is_kept_there(guarded: Running) -> None:
-    answer = guarded.certify(picture(WAITS), **SLOW, deadline_ms=2500).json()
+    answer = guarded.certify(picture(WAITS), **SLOW, deadline_ms=1500).json()
     assert answer["stopped_by"] == "deadline"
     assert 0 < answer["counts"]["votes"] < 2000
 
@@ -215,6 +213,11 @@ def test_memory_of_both_processes_is_shown(guarded: Running) -> None:
         assert sample(guarded, f'surety_device_memory_bytes{{device="cpu",kind="{kind}"}}') > 50e6
 
 
+def test_the_server_has_the_cores_before_its_worker(guarded: Running) -> None:
+    worker: Any = supervisor(guarded)._worker
+    assert os.getpriority(os.PRIO_PROCESS, worker.process.pid) > os.getpriority(os.PRIO_PROCESS, 0)
+
+
 # beginning and end
 
 
@@ -232,10 +235,9 @@ def test_a_worker_that_dies_while_it_starts_is_no_mystery(monkeypatch: pytest.Mo
         supervisor.check_ready()
 
 
-def test_closing_ends_the_worker_and_whoever_waits_for_it(zoo: Path, guarded: Running) -> None:
-    order = order_of(guarded, WAITS, **SLOW)
-    computer = Supervisor(Settings(zoo=zoo, device="cpu", batch_size=64))
-    computer.start()
+def test_closing_ends_the_worker_and_whoever_waits_for_it(guarded: Running) -> None:
+    """The last test of this server."""
+    order, computer = order_of(guarded, WAITS, **SLOW), supervisor(guarded)
     process = computer._worker.process if computer._worker else None
     assert process is not None
     with ThreadPoolExecutor(1) as pool:
@@ -247,73 +249,49 @@ def test_closing_ends_the_worker_and_whoever_waits_for_it(zoo: Path, guarded: Ru
     assert process.poll() is not None
 
 
-PARENT = """
-import sys, time
-from service.settings import Settings
-from service.supervisor import Supervisor
-computer = Supervisor(Settings(zoo=sys.argv[1], device="cpu", batch_size=64))
-computer.start()
-print(computer.process_id, flush=True)
-time.sleep(600)
-"""
-
-
-def test_the_worker_ends_with_a_server_that_is_killed(zoo: Path) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(zoo)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    worker = int(parent.stdout.readline())
-    parent.kill()
-    parent.communicate()
-    until(lambda: not running(worker))
-
-
-def running(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_still_drains(zoo: Path, sent: signal.Signals, tmp_path: Path) -> None:
-    """Ctrl-C in a terminal and systemd reach the worker too; the answer that is under way is given first."""
-    log = (tmp_path / "log").open("w")
-    environment = {
-        **os.environ, "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu", "SURETY_BATCH_SIZE": "64", "SURETY_PORT": "0",
-        "SURETY_DRAIN_SECONDS": "1",
-    }  # fmt: skip
-    code = """
-import signal, sys
-import service.supervisor
+DYING = """
+import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 service.supervisor.COMMAND = (sys.executable, "-m", "tests.service.dying_worker")
-from service.cli import main
-sys.exit(main(["serve"]))
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, stderr=log, start_new_session=True
-    )
+
+
+def test_servers_that_end_end_their_workers(zoo: Path, forks: Forks) -> None:
+    """Ctrl-C in a terminal and systemd reach the worker too; the answer that is under way is given first.
+
+    The third server is killed, and ends nothing itself.
+    """
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+    servers = [forks.begin(DYING, zoo=zoo, worker="process", drain_seconds=1) for _ in signals]
     try:
-        until(lambda: "ready on cpu" in (tmp_path / "log").read_text(), COMPILING)
-        text = (tmp_path / "log").read_text()
-        url = text.split("Uvicorn running on ")[1].split()[0]
-        answers: list[httpx.Response] = []
-        image = {"image": ("x", picture(WAITS))}
-        asking = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{url}/v1/certify", files=image, data=SLOW, timeout=60))
-        )
-        asking.start()
-        until(lambda: "surety_running 1.0" in httpx.get(f"{url}/metrics").text)
-        os.killpg(process.pid, sent)
-        asking.join(60)
-        assert process.wait(30) == 0
-        reply = CertifyReply.model_validate(answers[0].json())
-        assert (answers[0].status_code, reply.stopped_by) == (200, "deadline")
+        for server in servers:
+            server.until_ready()
+        workers = [child for server in servers for child in children(server.process)]
+        assert len(workers) == len(servers)
+        with ThreadPoolExecutor(len(servers)) as pool:
+            answers = [pool.submit(ask_slowly, server.url) for server in servers]
+            until(lambda: all("surety_running 1.0" in server.metrics() for server in servers))
+            for server, sent in zip(servers, signals, strict=True):
+                (os.kill if sent == signal.SIGKILL else os.killpg)(server.process, sent)
+        assert [server.ended() for server in servers] == [0, 0, -signal.SIGKILL]
+        for answer in answers[:2]:
+            reply = CertifyReply.model_validate(answer.result().json())
+            assert (answer.result().status_code, reply.stopped_by) == (200, "deadline")
+        assert isinstance(answers[2].exception(), httpx.TransportError)
+        until(lambda: not any(map(is_alive, workers)))
     finally:
-        process.kill()
-        process.wait()
-        log.close()
+        for server in servers:
+            server.kill()
+
+
+def ask_slowly(url: str) -> httpx.Response:
+    return httpx.post(f"{url}/v1/certify", files={"image": ("x", picture(WAITS))}, data=SLOW, timeout=60)
+
+
+def children(process: int) -> list[int]:
+    """Ids of the processes that any thread of it has begun."""
+    found = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for path in found for child in path.read_text().split()]
 
 
 def test_errors_of_the_supervisor_are_problems() -> None:
