@@ -22,6 +22,7 @@ from typing import Any
 import numba
 import numpy as np
 from numba import cuda
+from numpy.typing import NDArray
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 THREADS_PER_BLOCK = 8 if SIMULATED else 128
@@ -150,7 +151,7 @@ def select_device(name: str) -> str:
 def warm_up(device: str, interpolations: Collection[str] = ("bilinear", "gaussian")) -> None:
     """Compile the kernels that most requests reach, on tiny images; takes a while once, then comes from the cache.
 
-    Those of known images with Gaussian interpolation wait for their first use: to compile them takes minutes, more
+    Those of known images with Gaussian interpolation are left to :func:`warm_up_known_images`: they take minutes, more
     than all others together.
 
     Parameters
@@ -160,24 +161,17 @@ def warm_up(device: str, interpolations: Collection[str] = ("bilinear", "gaussia
         Those of the loaded models.
     """
     # The rooms above import this one.
-    from .cells import BoundSettings
     from .error_bound import forward_error_bounds, individual_error_bounds
     from .kernels import lattice, noise
     from .lattice import LatticeNoise
-    from .preprocess import Operator, Preprocessing
+    from .preprocess import Operator
     from .total_error import TotalErrors
     from .warp import transform_image, warp_batch
 
-    chosen = {
-        "bilinear": Preprocessing(vignette="circle", blur_size=3),
-        "gaussian": Preprocessing(vignette="circle", blur_sigma=1.5, interpolation="gaussian"),
-    }
-    image = np.full((6, 6, 1), 0.5, dtype=np.float32)
-    settings = BoundSettings(cell_width=0.5, refinements=1, cell_budget=8)
-    for transformation, parameters in (("rotation", np.zeros(2)), ("translation", np.zeros((2, 2)))):
-        transform_image(image, parameters[0], transformation)
+    for transformation in ("rotation", "translation"):
         for interpolation in interpolations:
-            operator = chosen[interpolation].operator(6, 6)
+            image, parameters, operator, settings = _tiny(transformation, interpolation)
+            transform_image(image, parameters[0], transformation)
             out = cuda.device_array((2, 1, 6, 6), np.float32) if device == "cuda" else None
             warp_batch(image[None], parameters, transformation, operator, device=device, out=out)
             individual_error_bounds(image, parameters, transformation, 1.0, operator, settings, device=device)
@@ -188,3 +182,32 @@ def warm_up(device: str, interpolations: Collection[str] = ("bilinear", "gaussia
     buffer = cuda.to_device(batch) if device == "cuda" else batch
     noise.launch(0, [0], [0], 1.0, buffer, device)
     lattice.launch(np.zeros((1, 6, 6), dtype=np.int32), LatticeNoise.of(1.0), 0, [0], [0], buffer, device)
+
+
+def warm_up_known_images(transformation: str) -> None:
+    """Compile the kernels that :func:`warm_up` leaves out, all of them the CPU's: minutes once, then from the cache.
+
+    Parameters
+    ----------
+    transformation : {"rotation", "translation"}
+    """
+    from .error_bound import forward_error_bounds
+    from .residual import sampled_error
+    from .total_error import TotalErrors
+
+    image, parameters, operator, settings = _tiny(transformation, "gaussian")
+    forward_error_bounds(image, parameters, transformation, 1.0, operator, settings)
+    TotalErrors(image, transformation, 1.0, operator, settings).bounds(parameters)
+    sampled_error(image, transformation, 1.0, operator, operator.for_original(), 2)
+
+
+def _tiny(transformation: str, interpolation: str) -> tuple[NDArray[np.float32], NDArray[np.float64], Any, Any]:
+    """An image of one grey, two parameters, an operator and settings of bounds, with little to compute."""
+    from .cells import BoundSettings
+    from .preprocess import Preprocessing
+
+    blurred: dict[str, Any] = {"blur_sigma": 1.5} if interpolation == "gaussian" else {"blur_size": 3}
+    operator = Preprocessing(vignette="circle", interpolation=interpolation, **blurred).operator(6, 6)
+    parameters = np.zeros(2) if transformation == "rotation" else np.zeros((2, 2))
+    settings = BoundSettings(cell_width=0.5, refinements=1, cell_budget=8)
+    return np.full((6, 6, 1), 0.5, dtype=np.float32), parameters, operator, settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +18,6 @@ from gpu.preprocess import GaussianOperator, Operator
 from gpu.residual import sampled_error
 from gpu.total_error import TotalErrors
 
-from .batches import nothing
 from .registry import LoadedModel
 
 DRAWS_A_PART = 64
@@ -44,8 +42,6 @@ class ImageErrorBounds:
     device : {"cpu", "cuda"}
     stage : Stage
         Opened around "inverse" and "bound", again and again: it may raise to stop the work.
-    prepare : callable
-        Called within "bound" before anything is bounded; may take as long as kernels take to compile, or raise.
     """
 
     model: LoadedModel
@@ -55,12 +51,10 @@ class ImageErrorBounds:
     settings: BoundSettings
     device: str = "cpu"
     stage: Stage = no_stage
-    prepare: Callable[[], None] = nothing
 
     def error_bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bounds [n] at parameters [n] degrees, or [n, 2] pixels."""
         kind, half_width = self.attack_range.transformation, self.attack_range.half_width
-        self._prepare()
         operator = self.model.operator
         shifted = self.image_is is ImageIs.REFERENCE and kind is Transformation.TRANSLATION
         if shifted and isinstance(operator, Operator):
@@ -79,7 +73,6 @@ class ImageErrorBounds:
         """
         if self.image_is is not ImageIs.REFERENCE:
             raise ValueError("the error at a total parameter can only be bounded for a reference image")
-        self._prepare()
         return self._total_errors.bounds(totals, stage=self.stage)
 
     @cached_property
@@ -94,7 +87,6 @@ class ImageErrorBounds:
         operator = self.model.operator
         if self.image_is is not ImageIs.REFERENCE or not isinstance(operator, GaussianOperator):
             raise ValueError("errors are sampled of a reference image, with Gaussian interpolation")
-        self._prepare()
         kind, original = str(self.attack_range.transformation), operator.for_original()
         with self.stage("bound"):
             return sampled_error(self.image, kind, half_width, operator, original, attacks)
@@ -103,12 +95,7 @@ class ImageErrorBounds:
         """The bound at every parameter, for a model with Gaussian interpolation (``gpu.residual``)."""
         if not self.model.bound_for_all:
             raise ValueError(f"{self.model.card.id} has no error bound for all parameters at once")
-        self._prepare()
         return float(self._bounds(np.zeros((1, self.attack_range.transformation.dimensions)))[0])
-
-    def _prepare(self) -> None:
-        with self.stage("bound"):
-            self.prepare()
 
     def _bounds(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         kind, half_width = self.attack_range.transformation, self.attack_range.half_width

@@ -40,7 +40,7 @@ from .schemas import (
 from .settings import Settings
 
 SECRET_BYTES = 32
-URGENT = 2.0
+URGENT = 4.0
 """A short run goes before others for so many times the seconds of the longest short one."""
 ANSWERING_SECONDS, ANSWERING_SHARE = 0.5, 0.1
 """How long before its deadline a run's time is up, at most, and as a share of it: for the last batch and the reply."""

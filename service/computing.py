@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Protocol
 
 import numba
@@ -24,19 +24,21 @@ from certification.effort import Effort
 from certification.outcome import Outcome, Prediction
 from certification.plan import CertificationPlan, PredictPlan
 from certification.procedures import certify, predict, unwatched
+from certification.protocols import Stage
 from certification.vocabulary import ImageIs, OutOfTime
 from gpu.cells import BoundSettings
 from gpu.preprocess import GaussianOperator
-from gpu.targets import select_device, warm_up
+from gpu.targets import select_device, warm_up, warm_up_known_images
 from models.batches import SharedBatches
-from models.compiling import Compiling, compile_known_image_kernels
 from models.error_bounds import ImageErrorBounds
 from models.registry import LoadedModel, Registry, load_registry
 from models.votes import BaseClassifierVotes
 
 from .clock import StageClock
+from .compiling import Compiling
 from .costs import measured
 from .engine import Cancellation
+from .precedence import Precedence
 from .progress import Report, Watcher
 from .settings import Settings
 
@@ -180,7 +182,8 @@ class LocalComputer:
         self.registry, self._batch_size = registry, batch_size
         self.machine = Machine.here(device)
         self._batches: dict[tuple[str, int], SharedBatches] = {}
-        self._compiling = Compiling(partial(compile_known_image_kernels, device=device))
+        self._compiling = Compiling(warm_up_known_images)
+        self._precedence = Precedence()
         self._lock = threading.Lock()
 
     def check_ready(self) -> None:
@@ -212,33 +215,45 @@ class LocalComputer:
                 torch.cuda.empty_cache()
 
     def _compute(self, order: Order, cancellation: Cancellation, report: Report | None) -> Computed:
-        model, plan, clock = self.registry.get(order.model), order.plan, StageClock(cancellation.check)
+        with self._precedence.turn(order.urgent_seconds, cancellation.check) as check:
+            return self._in_turn(order, check, report)
+
+    def _in_turn(self, order: Order, check: Callable[[], None], report: Report | None) -> Computed:
+        model, plan, clock = self.registry.get(order.model), order.plan, StageClock(check)
         found: Outcome | Prediction
         if isinstance(plan, CertificationPlan):
-            votes, limit = self._votes(model, order, cancellation), order.replay.votes
+            votes, limit = self._votes(model, order, check), order.replay.votes
             if limit is not None:
-                votes.check = lambda: _stop_after(limit, votes, cancellation)
+                votes.check = lambda: _stop_after(limit, votes, check)
                 if limit == 0:
                     clock.check = votes.check
             bounds = ImageErrorBounds(
                 model, order.pixels, plan.attack_range, plan.image_is,
-                BoundSettings(chunk_bytes=order.replay.bound_chunk_bytes), self.machine.device, clock.stage,
-                lambda: self._await_kernels(model, plan, clock),
+                BoundSettings(chunk_bytes=order.replay.bound_chunk_bytes), self.machine.device,
+                self._bounding(model, plan, clock),
             )  # fmt: skip
             watch = unwatched if report is None else Watcher(report).attach(clock, votes)
             found = certify(plan, votes, bounds, clock.stage, watch)
         elif isinstance(plan, PredictPlan):
-            found = predict(plan, self._votes(model, order, cancellation), clock.stage)
+            found = predict(plan, self._votes(model, order, check), clock.stage)
         else:
             raise TypeError(f"no run for a {type(plan).__name__}")
         return Computed(found, order.replay, clock.seconds, clock.spans)
 
-    def _await_kernels(self, model: LoadedModel, plan: CertificationPlan, clock: StageClock) -> None:
-        """Of known images, which compile for longer than most deadlines."""
-        if plan.image_is is ImageIs.REFERENCE and isinstance(model.operator, GaussianOperator):
-            self._compiling.wait(str(plan.transformation), clock.check)
+    def _bounding(self, model: LoadedModel, plan: CertificationPlan, clock: StageClock) -> Stage:
+        """The clock's stages; those of a known image wait for its kernels, which compile longer than deadlines last."""
+        if plan.image_is is not ImageIs.REFERENCE or not isinstance(model.operator, GaussianOperator):
+            return clock.stage
 
-    def _votes(self, model: LoadedModel, order: Order, cancellation: Cancellation) -> BaseClassifierVotes:
+        @contextmanager
+        def stage(name: str) -> Iterator[None]:
+            with clock.stage(name):
+                self._compiling.wait(str(plan.transformation), clock.check)
+                yield
+
+        return stage
+
+    def _votes(self, model: LoadedModel, order: Order, check: Callable[[], None]) -> BaseClassifierVotes:
         plan = order.plan
         return BaseClassifierVotes(
             model,
@@ -249,7 +264,7 @@ class LocalComputer:
             operator=model.measured_through(plan) if isinstance(plan, CertificationPlan) else model.operator,
             batches=self._shared(model, order.replay.batch_size),
             urgent_seconds=order.urgent_seconds,
-            check=cancellation.check,
+            check=check,
         )
 
     def _shared(self, model: LoadedModel, batch_size: int) -> SharedBatches:
@@ -276,8 +291,8 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_SHORTAGE in str(error)
 
 
-def _stop_after(limit: int, votes: BaseClassifierVotes, cancellation: Cancellation) -> None:
+def _stop_after(limit: int, votes: BaseClassifierVotes, check: Callable[[], None]) -> None:
     """What a run that is made again looks at instead of the time."""
-    cancellation.check()
+    check()
     if votes.votes >= limit:
         raise OutOfTime

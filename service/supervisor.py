@@ -253,12 +253,13 @@ class Supervisor:
                 self._changed.notify_all()
             if was_ready:
                 self._on_ready(False)
-            for future, _ in runs.values():
-                future.set_exception(_Died())
             if was_ready and not self._closed:
                 cause = "device" if status == DEVICE_FAILED else "crash"
                 logger.error("the worker process ended with status %d under %d runs", status, len(runs))
                 self._on_death(cause)
+            # Last: whoever has the answer finds the death counted.
+            for future, _ in runs.values():
+                future.set_exception(_Died())
 
     def _sleep(self, seconds: float) -> bool:
         """Wait; whether the server goes on."""

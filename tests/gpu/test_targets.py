@@ -1,7 +1,8 @@
-"""CPU launches: from many threads at once, and with arrays that are read-only."""
+"""CPU launches: from many threads at once, with arrays that are read-only, and what is compiled before the first."""
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import subprocess
@@ -11,8 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numba import prange
+from numba.core.registry import CPUDispatcher
 
 from gpu import targets
+from gpu.cells import BoundSettings
+from gpu.error_bound import forward_error_bounds
+from gpu.preprocess import Preprocessing
+from gpu.residual import sampled_error
+from gpu.total_error import TotalErrors
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = """
@@ -67,3 +74,21 @@ def test_read_only_arrays_take_no_kernel_of_their_own() -> None:
         doubled(values, (factors, 2.0), out)
         np.testing.assert_array_equal(out, [0.0, 2.0, 4.0])
     assert len(kernel.signatures) == 1
+
+
+@pytest.mark.skipif(targets.SIMULATED, reason="the simulator compiles nothing")
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("transformation", ["rotation", "translation"])
+def test_warming_up_leaves_nothing_to_compile(transformation: str, channels: int) -> None:
+    targets.warm_up_known_images(transformation)
+    dispatchers = [one for one in gc.get_objects() if issubclass(type(one), CPUDispatcher)]
+    before = sum(len(one.overloads) for one in dispatchers)
+    operator = Preprocessing(vignette="circle", blur_sigma=2.0, interpolation="gaussian").operator(9, 8)
+    image = np.random.default_rng(0).random((9, 8, channels)).astype(np.float32)
+    drawn = np.array([0.5, -3.0, 2.0])
+    parameters = drawn if transformation == "rotation" else np.stack([drawn, drawn[::-1]], axis=1)
+    settings = BoundSettings(cell_budget=64)
+    forward_error_bounds(image, parameters, transformation, 0.5, operator, settings)
+    TotalErrors(image, transformation, 0.5, operator, settings).bounds(parameters)
+    sampled_error(image, transformation, 0.5, operator, operator.for_original(), 3)
+    assert sum(len(one.overloads) for one in dispatchers) == before > 0

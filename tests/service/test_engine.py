@@ -37,6 +37,16 @@ class Work:
         return "done"
 
 
+def noting(order: list[str], name: str) -> Callable[[Cancellation], bool]:
+    """A work that ends at once."""
+
+    def work(_: Cancellation) -> bool:
+        order.append(name)
+        return True
+
+    return work
+
+
 async def never() -> None:
     await asyncio.Event().wait()
 
@@ -112,9 +122,6 @@ def test_what_can_still_be_done_goes_before_what_would_be_cut_short() -> None:
     async def scene(engine: Engine) -> None:
         order: list[str] = []
 
-        def noted(name: str) -> Callable[[Cancellation], None]:
-            return lambda _: order.append(name)
-
         blocking = Work()
         tasks = [asyncio.create_task(engine.run(blocking, never, seconds=LONG))]
         await until(blocking.begun.is_set)
@@ -125,8 +132,8 @@ def test_what_can_still_be_done_goes_before_what_would_be_cut_short() -> None:
             ("in time", 1.1, 4.0),
             ("patient", 5.0, math.inf),
         ):
-            run = noted(name)
-            tasks.append(asyncio.create_task(engine.run(run, never, seconds=seconds, deadline=now + left)))  # type: ignore[arg-type]
+            run = noting(order, name)
+            tasks.append(asyncio.create_task(engine.run(run, never, seconds=seconds, deadline=now + left)))
             await until(lambda: engine.waiting == len(tasks) - 1)
         await asyncio.sleep(2.1)
         blocking.gate.set()
@@ -186,14 +193,11 @@ def test_a_long_work_waits_for_short_ones_as_long_as_its_patience(patience: floa
     async def scene(engine: Engine) -> None:
         order: list[str] = []
 
-        def noted(name: str) -> Callable[[Cancellation], None]:
-            return lambda _: order.append(name)
-
         blocking = Work()
         tasks = [asyncio.create_task(engine.run(blocking, never, seconds=LONG))]
         await until(blocking.begun.is_set)
         for name, seconds in (("long", LONG), ("short", 0.1), ("short", 0.1)):
-            tasks.append(asyncio.create_task(engine.run(noted(name), never, seconds=seconds)))  # type: ignore[arg-type]
+            tasks.append(asyncio.create_task(engine.run(noting(order, name), never, seconds=seconds)))
             await until(lambda: engine.waiting == len(tasks) - 1)
         blocking.gate.set()
         await asyncio.gather(*tasks)

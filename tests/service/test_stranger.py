@@ -21,7 +21,7 @@ from service.settings import Settings
 
 from .conftest import Running, Start
 from .pictures import encode, grey
-from .test_security import connect, everything
+from .sockets import connect, everything
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY_NAME, MODEL = "laboratory", "constant-rotation"

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import numpy as np
 import pytest
 import torch
 
+import service.precedence
 import service.supervisor
 from certification.vocabulary import CalibrationError, PlanError
+from models.batches import nothing
 from service.certifier import Certifier, Task
 from service.computing import LocalComputer, Order, Raised, is_shortage
 from service.engine import Cancellation, Cancelled
@@ -53,6 +56,8 @@ def guarded(start: Start) -> Iterator[Running]:
 
 
 def supervisor(server: Running) -> Supervisor:
+    """Of a server that is ready: whatever a test before this one has left, its worker is there again."""
+    until(lambda: server.client.get("/health/ready").status_code == 200, COMPILING)
     found: Any = server.services.lifecycle.certifier._computer
     return found
 
@@ -211,6 +216,18 @@ def test_what_is_a_device_failure_and_what_a_shortage() -> None:
 def test_memory_of_both_processes_is_shown(guarded: Running) -> None:
     for kind in ("resident", "worker_resident"):
         assert sample(guarded, f'surety_device_memory_bytes{{device="cpu",kind="{kind}"}}') > 50e6
+
+
+def test_a_long_run_pauses_for_an_urgent_one(guarded: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.precedence, "PAUSE_SECONDS", 60.0)
+    local, order = LocalComputer(guarded.services.lifecycle.certifier.registry, "cpu"), order_of(guarded)
+    expected = local.compute(order, Cancellation()).found
+    with ThreadPoolExecutor(1) as pool, local._precedence.turn(60.0, nothing):
+        long = pool.submit(local.compute, order, Cancellation())
+        assert local.compute(replace(order, urgent_seconds=60.0), Cancellation()).found == expected
+        time.sleep(0.2)
+        assert not long.done()
+    assert long.result().found == expected
 
 
 def test_the_server_has_the_cores_before_its_worker(guarded: Running) -> None:

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-
-import numpy as np
-
-from gpu.cells import BoundSettings
-from gpu.error_bound import forward_error_bounds
-from gpu.preprocess import GaussianOperator, Preprocessing
-from gpu.residual import sampled_error
-from gpu.total_error import TotalErrors
+from concurrent.futures import Future, wait
 
 LOOK_SECONDS = 0.05
-SIDE = 6
 
 
 class Compiling:
@@ -46,9 +37,7 @@ class Compiling:
             if future is None or (future.done() and future.exception() is not None):
                 future = self._begun[name] = Future()
                 threading.Thread(target=self._do, args=(name, future), name=f"compile-{name}", daemon=True).start()
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        while not done.wait(LOOK_SECONDS):
+        while wait([future], LOOK_SECONDS).not_done:
             check()
         future.result()
 
@@ -59,22 +48,3 @@ class Compiling:
             future.set_exception(error)
         else:
             future.set_result(None)
-
-
-def compile_known_image_kernels(transformation: str, device: str) -> None:
-    """Have the kernels of ``gpu.warm_up`` that it leaves out, on a tiny image: minutes once, then from the cache.
-
-    Parameters
-    ----------
-    transformation : {"rotation", "translation"}
-    device : {"cpu", "cuda"}
-    """
-    operator = Preprocessing(vignette="circle", blur_sigma=1.5, interpolation="gaussian").operator(SIDE, SIDE)
-    if not isinstance(operator, GaussianOperator):
-        raise TypeError("Gaussian interpolation has a Gaussian operator")
-    image = np.full((SIDE, SIDE, 1), 0.5, dtype=np.float32)
-    parameters = np.zeros(2) if transformation == "rotation" else np.zeros((2, 2))
-    settings = BoundSettings(cell_width=0.5, refinements=1, cell_budget=8)
-    forward_error_bounds(image, parameters, transformation, 1.0, operator, settings, device=device)
-    TotalErrors(image, transformation, 1.0, operator, settings).bounds(parameters)
-    sampled_error(image, transformation, 1.0, operator, operator.for_original(), 2)

@@ -1,0 +1,81 @@
+"""Slow clients are cut off, slow answers and idle connections are not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+from http.client import HTTPConnection
+
+import httpx
+import pytest
+
+import service.computing
+import service.keys
+
+from .conftest import Start
+from .pictures import encode, grey
+from .sockets import connect, everything
+
+IMAGE = encode(grey(), "PNG")
+
+
+def test_heads_that_trickle_are_cut_off_and_others_are_served_meanwhile(start: Start) -> None:
+    """Connections that say nothing, that never end their head, and that never end a body nobody wants."""
+    with start(head_seconds=2.0) as server:
+        begins = [
+            b"", b"GET /health/live HTTP/1.1\r\nHost: x\r\n",
+            b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\nGET /health/live HTT",
+            b"POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n",
+        ]  # fmt: skip
+        stop = threading.Event()
+        connections = [connect(server) for _ in range(5) for _ in begins]
+        for connection, begin in zip(connections, begins * 5, strict=True):
+            connection.sendall(begin)
+
+        def trickle() -> None:
+            alive = [one for one, begin in zip(connections, begins * 5, strict=True) if begin]
+            while not stop.wait(0.1):
+                for one in list(alive):
+                    try:
+                        one.sendall(b"a")
+                    except OSError:
+                        alive.remove(one)
+
+        sender = threading.Thread(target=trickle)
+        sender.start()
+        try:
+            assert httpx.get(f"{server.url}/health/live", timeout=60).status_code == 200
+            answers = [everything(connection) for connection in connections]  # each ends, or its socket times out
+        finally:
+            stop.set()
+            sender.join()
+            for connection in connections:
+                connection.close()
+        assert [answer.count(b"HTTP/1.1") for answer in answers] == [0, 0, 1, 1] * 5
+        assert httpx.get(f"{server.url}/health/live", timeout=60).status_code == 200
+
+
+def test_a_connection_may_be_idle_between_requests_for_longer_than_a_head_may_take(start: Start) -> None:
+    """As proxies keep theirs; and it is closed after keep_alive_seconds."""
+    with (
+        start(head_seconds=1.0, keep_alive_seconds=5) as server,
+        closing(HTTPConnection(server.url.removeprefix("http://"), timeout=30)) as connection,
+    ):
+        for _ in range(2):
+            connection.request("GET", "/health/live")
+            used = connection.sock
+            assert connection.getresponse().read()
+            time.sleep(1.6)
+            assert connection.sock is used
+        assert everything(used) == b""
+
+
+def test_a_slow_answer_is_no_slow_client(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    certify = service.computing.certify
+    monkeypatch.setattr(service.computing, "certify", lambda *what: (gate.wait(30), certify(*what))[1])
+    with start(head_seconds=2.0) as server:
+        threading.Timer(3.0, gate.set).start()
+        answer = httpx.post(f"{server.url}/v1/certify", files={"image": ("image", IMAGE)}, timeout=60)
+        assert answer.status_code == 200
