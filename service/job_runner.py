@@ -20,6 +20,7 @@ from .engine import Cancellation, Engine
 from .errors import (
     INTERNAL,
     ClientGoneError,
+    DeviceFailedError,
     DrainingError,
     GivenUpError,
     NotReadyError,
@@ -238,7 +239,13 @@ class JobRunner:
         task = recipe.task(certifier, held.lease.image, bytes.fromhex(held.lease.noise_key))
         if recipe.deadline_ms is not None:
             cancellation.deadline = time.monotonic() + recipe.deadline_ms / 1000.0
-        task, reply = certifier.certify(task, cancellation, held.progress)
+        while True:
+            try:
+                task, reply = certifier.certify(task, cancellation, held.progress)
+                break
+            except DeviceFailedError:
+                # Begun again once the device is there; the second failure makes it a poisoned one.
+                logger.warning("the device failed under image %d of job %s", held.lease.number, held.lease.job_id)
         cancellation.check_wanted()
         record = self._records.sign(task, reply, certifier.machine)
         return Result(reply.model_copy(update={"certificate_id": record.id}), record, None)

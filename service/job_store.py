@@ -54,7 +54,7 @@ class JobStore:
         Raises
         ------
         JobLimitError
-            If ``most`` jobs are unfinished already.
+            If ``most`` jobs of its owner are unfinished already.
         """
         try:
             with self._store.transaction() as connection:
@@ -64,7 +64,7 @@ class JobStore:
                         digest=job.digest, recipe=job.recipe, status=JobStatus.QUEUED, last_event=0,
                     )
                 )  # fmt: skip
-                if _unfinished(connection) > most:
+                if _unfinished(connection, job.owner) > most:
                     raise too_many(most)
                 rows = [
                     {
@@ -229,10 +229,10 @@ class JobStore:
             waiting = select(func.count()).select_from(ITEMS).where(ITEMS.c.status == JobStatus.QUEUED)
             return _by_status(rows), connection.execute(waiting).scalar_one()
 
-    def unfinished(self) -> int:
-        """How many jobs are."""
+    def unfinished(self, owner: str) -> int:
+        """How many jobs of an owner are."""
         with self._store.transaction() as connection:
-            return _unfinished(connection)
+            return _unfinished(connection, owner)
 
     @contextmanager
     def _held(self, lease: Lease) -> Iterator[Connection]:
@@ -311,5 +311,6 @@ def _by_status(rows: Iterable[Sequence[object]]) -> dict[JobStatus, int]:
     return {status: int(str(found.get(status, 0))) for status in JobStatus}
 
 
-def _unfinished(connection: Connection) -> int:
-    return connection.execute(select(func.count()).select_from(JOBS).where(JOBS.c.status.in_(UNFINISHED))).scalar_one()
+def _unfinished(connection: Connection, owner: str) -> int:
+    of_owner = and_(JOBS.c.owner == owner, JOBS.c.status.in_(UNFINISHED))
+    return connection.execute(select(func.count()).select_from(JOBS).where(of_owner)).scalar_one()

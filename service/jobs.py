@@ -110,7 +110,7 @@ class Jobs:
             if before != digest:
                 raise IdempotencyError("this Idempotency-Key was sent with other fields or images before")
             return await self.get(job_id, owner)
-        if await self._call(self.store.unfinished) >= self._settings.max_unfinished_jobs:
+        if await self._call(partial(self.store.unfinished, owner)) >= self._settings.max_unfinished_jobs:
             raise too_many(self._settings.max_unfinished_jobs)
         return None
 

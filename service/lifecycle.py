@@ -80,8 +80,14 @@ class Lifecycle:
     @property
     def certifier(self) -> Certifier:
         """The certifier; raises :class:`NotReadyError` before there is one, and while its worker is started again."""
+        certifier = self.loaded
+        certifier.check_ready()
+        return certifier
+
+    @property
+    def loaded(self) -> Certifier:
+        """The same for what needs no worker; raises :class:`NotReadyError` before models and records are there."""
         if self._certifier is not None:
-            self._certifier.check_ready()
             return self._certifier
         if self.failure is not None:
             raise NotReadyError("the server could not load its models and is stopping")

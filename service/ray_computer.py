@@ -7,6 +7,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
@@ -104,7 +106,7 @@ class RayComputer:
         """The engines are Serve's."""
 
     def compute(self, order: Order, cancellation: Cancellation, report: Report | None = None) -> Computed:
-        """See Computer; engines do not report on their way.
+        """See Computer.
 
         Raises
         ------
@@ -117,7 +119,7 @@ class RayComputer:
         while True:
             self._deaths.check(key)
             try:
-                computed = self._ask(order, cancellation)
+                computed = self._ask(order, cancellation, report)
             except RayActorError as error:
                 self._deaths.add(key)
                 logger.warning("a vote engine ended while it computed for %s: %s", order.model, error)
@@ -125,12 +127,12 @@ class RayComputer:
                 self._deaths.clear(key)
                 return computed
 
-    def _ask(self, order: Order, cancellation: Cancellation) -> Computed:
-        response = self._engines.compute.remote(order, cancellation.deadline - time.monotonic())
+    def _ask(self, order: Order, cancellation: Cancellation, report: Report | None) -> Computed:
+        left = cancellation.deadline - time.monotonic()
+        asked = _Plain(self._engines, order, left) if report is None else _Watched(self._engines, order, left, report)
         while True:
             try:
-                answer: Answer = response.result(timeout_s=LOOK_SECONDS)
-                return answer.taken(time.monotonic())
+                return asked.answer(LOOK_SECONDS).taken(time.monotonic())
             except TimeoutError:
                 pass
             except DeploymentUnavailableError as error:
@@ -140,5 +142,44 @@ class RayComputer:
                 if time.monotonic() > cancellation.deadline + LATE_SECONDS:
                     raise VoteEnginesError("no vote engine answered in time", retry_after_seconds=RETRY_SECONDS)
             except (Cancelled, VoteEnginesError):
-                response.cancel()  # type: ignore[no-untyped-call]
+                asked.response.cancel()
                 raise
+
+
+class _Plain:
+    """An order that was sent."""
+
+    def __init__(self, engines: DeploymentHandle[VoteEngine], order: Order, seconds_left: float) -> None:
+        self.response: Any = engines.compute.remote(order, seconds_left)
+
+    def answer(self, seconds: float) -> Answer:
+        """Wait for it so long; raises TimeoutError."""
+        return self.response.result(timeout_s=seconds)  # type: ignore[no-any-return]
+
+
+class _Watched:
+    """An order that was sent, of which news come before the answer; a thread of its own takes them."""
+
+    def __init__(
+        self, engines: DeploymentHandle[VoteEngine], order: Order, seconds_left: float, report: Report
+    ) -> None:
+        self.response: Any = engines.options(stream=True).watch.remote(order, seconds_left)
+        self._answer = Future[Answer]()
+        threading.Thread(target=self._listen, args=(report,), name="ray-news", daemon=True).start()
+
+    def answer(self, seconds: float) -> Answer:
+        """Wait for it so long; raises TimeoutError."""
+        return self._answer.result(seconds)
+
+    def _listen(self, report: Report) -> None:
+        try:
+            for told in self.response:
+                if isinstance(told, Answer):
+                    self._answer.set_result(told)
+                else:
+                    report(told)
+            if not self._answer.done():
+                raise VoteEnginesError("a vote engine ended without an answer", retry_after_seconds=RETRY_SECONDS)
+        except BaseException as error:
+            if not self._answer.done():
+                self._answer.set_exception(error)

@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     job_slots
         Images of jobs computed at once, beside ``max_running`` requests; 0 leaves them to other servers.
     max_job_images, max_unfinished_jobs
-        Images in one job, and jobs that may wait or be computed; a further one gets 429.
+        Images in one job, and jobs of one key (or of all, without keys) that may be unfinished; a further one gets 429.
     job_lease_seconds
         After how long without a sign of life another server takes over what a server had begun.
     jobs_max_days

@@ -90,6 +90,7 @@ class Supervisor:
         self._worker: _Started | None = None
         self._ready: Ready | None = None
         self._known: Ready | None = None
+        self._failing = False
         self._failure: str | None = None
         self._closed = False
         self._runs: dict[int, tuple[Future[Done], Report | None]] = {}
@@ -133,7 +134,7 @@ class Supervisor:
 
     def check_ready(self) -> None:
         """Raise :class:`NotReadyError` while there is no worker."""
-        if self._ready is None:
+        if self._ready is None or self._failing:
             raise NotReadyError("the worker process is started again", retry_after_seconds=RETRY_SECONDS)
 
     @property
@@ -220,7 +221,7 @@ class Supervisor:
 
     def _free_for(self, suspect: bool) -> _Started | None:
         """The worker, if a run may begin now."""
-        if self._ready is None or self._alone or (self._runs if suspect else self._suspects_waiting):
+        if self._ready is None or self._failing or self._alone or (self._runs if suspect else self._suspects_waiting):
             return None
         return self._worker
 
@@ -247,7 +248,7 @@ class Supervisor:
             was_ready = self._ready is not None
             failed = 0 if was_ready else failed + 1
             with self._changed:
-                self._ready, self._worker = None, None
+                self._ready, self._worker, self._failing = None, None, False
                 runs, self._runs = self._runs, {}
                 self._failure = self._failure or f"the worker process ended with status {status} while it started"
                 self._changed.notify_all()
@@ -297,6 +298,7 @@ class Supervisor:
     def _take(self, done: Done) -> None:
         with self._changed:
             run = self._runs.pop(done.number, None)
+            self._failing |= done.device_failed  # its process ends now: no run shall begin there
             self._device_memory = done.device_memory
             self._changed.notify_all()
         if run is not None:

@@ -40,6 +40,11 @@ class Verification:
         The key that must have signed, 32 bytes; None: the one that comes with the certificate, which shows that
         nothing was altered since it was signed, but not by whom.
 
+    Attributes
+    ----------
+    votes : int
+        Cast by :meth:`replay`.
+
     Raises
     ------
     NotVerified
@@ -49,6 +54,7 @@ class Verification:
     def __init__(self, signed: Signed, certifier: Certifier, public_key: bytes | None) -> None:
         self._signed, self._certifier, self._public_key = signed, certifier, public_key
         self._runtime: list[DifferenceReply] = []
+        self.votes = 0
         if public_key not in (None, signed.public_key):
             raise self.refusal("it was signed with another key than the one that is trusted")
         if not signed.is_valid:
@@ -92,6 +98,7 @@ class Verification:
             task, outcome = self._certifier.run(task, cancellation)
         except CertificationError as error:
             return self._reply(f"the run cannot be made: {error}", [])
+        self.votes = outcome.counts.votes
         made = reply_document(self._certifier.reply(task, outcome))
         claimed = {name: value for name, value in self.certificate.reply.items() if name not in NOT_REPLAYED}
         differences = list(_differences("reply", claimed, made))

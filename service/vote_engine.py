@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from certification.vocabulary import CertificationError
@@ -12,6 +13,7 @@ from models.registry import Registry
 from .computing import Computed, Computer, Machine, Order, Raised
 from .engine import Engine
 from .errors import RequestError, VoteEnginesError
+from .progress import INTERVAL, News, Progress, Report
 from .settings import Settings
 
 
@@ -65,14 +67,29 @@ class VoteEngine:
         """What does not change."""
         return self._facts
 
-    async def compute(self, order: Order, seconds_left: float) -> Answer:
+    async def watch(self, order: Order, seconds_left: float) -> AsyncIterator[News | Answer]:
+        """As :meth:`compute`, whose answer comes last; how far the run has come is told before."""
+        progress = Progress()
+        run = asyncio.create_task(self.compute(order, seconds_left, progress))
+        try:
+            while not run.done():
+                await asyncio.wait([run], timeout=INTERVAL)
+                news = progress.news()
+                for one in news:
+                    yield one
+                progress.told(news)
+            yield await run
+        finally:
+            run.cancel()
+
+    async def compute(self, order: Order, seconds_left: float, report: Report | None = None) -> Answer:
         """Make a run; refusals are part of the answer, errors that nobody foresaw are raised."""
-        # What another process has sent cannot be written to, and kernels are compiled for arrays that can.
+        # What another process has sent cannot be written to, and would be copied for each kernel.
         order = replace(order, pixels=order.pixels.copy())
         try:
             self._check_model(order)
             found: Computed | Raised = await self._engine.run(
-                lambda cancellation: self._computer.compute(order, cancellation), _never,
+                lambda cancellation: self._computer.compute(order, cancellation, report), _never,
                 seconds=order.seconds, short=order.urgent_seconds > 0, deadline=time.monotonic() + seconds_left,
             )  # fmt: skip
         except (CertificationError, RequestError, MemoryError) as error:

@@ -60,7 +60,7 @@ async def verify_certificate(request: Request, certificate_id: str) -> VerifyRep
             lambda cancellation: verification.replay(task, cancellation), lambda: client_gone(request),
             seconds=task.seconds, short=task.short, deadline=task.deadline,
         )  # fmt: skip
-        request.scope["surety"].votes = verification.certificate.votes
+        request.scope["surety"].votes = verification.votes
         return reply
     except NotVerified as refusal:
         return refusal.reply
@@ -99,7 +99,7 @@ async def signing_key(request: Request) -> SigningKeyReply:
 def _ready(request: Request) -> Services:
     """The parts of the app, once records are open."""
     services = services_of(request)
-    _ = services.lifecycle.certifier
+    _ = services.lifecycle.loaded
     return services
 
 

@@ -49,7 +49,7 @@ EVENT_ID_PARAMETER = {
 async def submit(request: Request, response: Response) -> JobReply:
     """Everything that can be refused is refused now, with ``item`` where one image is at fault."""
     services = services_of(request)
-    certifier, jobs, owner = services.lifecycle.certifier, services.jobs, _owner(request)
+    certifier, jobs, owner = services.lifecycle.loaded, services.jobs, _owner(request)
     _ = jobs.store
     key = _idempotency_key(request)
     fields, images = await read_submissions(request, CertifyFields, services.settings.max_job_images)
@@ -70,7 +70,7 @@ async def submit(request: Request, response: Response) -> JobReply:
 async def get_job(request: Request, job_id: str) -> JobReply:
     """Each image's reply, as soon as it is done."""
     services = services_of(request)
-    _ = services.lifecycle.certifier
+    _ = services.lifecycle.loaded
     return await services.jobs.get(job_id, _owner(request))
 
 
@@ -78,7 +78,7 @@ async def get_job(request: Request, job_id: str) -> JobReply:
 async def cancel_job(request: Request, job_id: str) -> JobReply:
     """What runs stops at its next batch, what is done stays; a job that is over stays as it is."""
     services = services_of(request)
-    _ = services.lifecycle.certifier
+    _ = services.lifecycle.loaded
     return await services.jobs.cancel(job_id, _owner(request))
 
 
@@ -96,7 +96,7 @@ async def cancel_job(request: Request, job_id: str) -> JobReply:
 async def events(request: Request, job_id: str) -> Response:
     """From the beginning, or after ``Last-Event-ID``, until the job is over."""
     services = services_of(request)
-    _ = services.lifecycle.certifier
+    _ = services.lifecycle.loaded
     status, newest = await services.jobs.head(job_id, _owner(request))
     after = last_seen(request.headers.get("last-event-id"), newest)
     if status not in UNFINISHED and after == newest:

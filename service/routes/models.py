@@ -20,7 +20,7 @@ router = APIRouter(tags=["models"])
 @router.get("/v1/models", summary="All models", responses=problems(500, 503))
 async def list_models(request: Request) -> ModelsReply:
     """Every model of the zoo, by id."""
-    registry = services_of(request).lifecycle.certifier.registry
+    registry = services_of(request).lifecycle.loaded.registry
     return ModelsReply(models=[_describe(model) for _, model in sorted(registry.models.items())])
 
 
@@ -33,7 +33,7 @@ async def get_model(request: Request, model_id: str) -> ModelReply:
 @router.get("/v1/bounds", summary="Distributional bounds", responses=problems(404, 422, 500, 503))
 async def list_bounds(request: Request, query: Annotated[BoundsQuery, Query()]) -> BoundsReply:
     """The calibrated bounds that distributional certificates use; empty where nothing was calibrated."""
-    registry = services_of(request).lifecycle.certifier.registry
+    registry = services_of(request).lifecycle.loaded.registry
     models = [registry.models[name] for name in sorted(registry.models)]
     if query.model is not None:
         models = [find_model(request, query.model)]
@@ -48,7 +48,7 @@ async def list_bounds(request: Request, query: Annotated[BoundsQuery, Query()]) 
 
 def find_model(request: Request, model_id: str) -> LoadedModel:
     """A model by id; raises :class:`UnknownResourceError`."""
-    registry = services_of(request).lifecycle.certifier.registry
+    registry = services_of(request).lifecycle.loaded.registry
     try:
         return registry.get(model_id)
     except UnknownModelError as error:

@@ -13,6 +13,7 @@ import pytest
 import service.computing
 from models.votes import BaseClassifierVotes
 from service.demo import SAMPLES
+from service.keys import Scope, make_key, write_keys
 from service.settings import SHIPPED_ZOO
 
 from .conftest import Running, Start, until
@@ -100,6 +101,26 @@ def test_a_verification_has_a_deadline_too(start: Start, slow: Slow, tmp_path: P
         assert server.post(path, deadline_ms="soon").status_code == 422
         answer = server.post(path).json()
         assert (answer["verified"], answer["stopped_by"]) == (True, None)
+
+
+def test_a_verification_costs_the_votes_that_it_makes(start: Start, slow: Slow, tmp_path: Path) -> None:
+    key, entry = make_key("auditor", [Scope.CERTIFY, Scope.ADMIN])
+    write_keys(tmp_path / "keys.json", {"auditor": entry})
+
+    def charged(server: Running) -> float:
+        return sample(server, 'surety_key_votes_total{key="auditor"}')
+
+    with start(data_dir=tmp_path, keys_file=tmp_path / "keys.json") as server:
+        server.client.headers["X-API-Key"] = key
+        answer = server.certify(**SLOW).json()
+        votes, path = answer["counts"]["votes"], f"/v1/certificates/{answer['certificate_id']}/verify"
+        until(lambda: charged(server) == votes)
+        assert server.post(path).json()["verified"]
+        until(lambda: charged(server) == 2 * votes)
+        before = len(slow.batches)
+        assert server.post(path, deadline_ms=int(20_000 * SLEEP)).json()["stopped_by"] == "deadline"
+        until(lambda: charged(server) > 2 * votes)
+        assert 64 * (len(slow.batches) - before - 1) <= charged(server) - 2 * votes < votes
 
 
 def test_a_verification_that_a_shutdown_ends_calls_nothing_wrong(start: Start, slow: Slow) -> None:

@@ -243,7 +243,8 @@ def test_a_job_beyond_the_limit_is_not_stored(jobs: tuple[JobStore, JobStore]) -
         one.add(job("b"), 1)
     with pytest.raises(UnknownJobError):
         one.get("b", OWNER)
-    assert one.unfinished() == 1
+    one.add(job("c", owner="another"), 1)
+    assert (one.unfinished(OWNER), one.unfinished("another"), one.unfinished("nobody")) == (1, 1, 0)
 
 
 def test_old_jobs_are_deleted_with_all_that_belongs_to_them(

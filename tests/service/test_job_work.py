@@ -217,7 +217,7 @@ def test_a_large_job_does_not_hold_up_another_keys(start: Start, tmp_path: Path,
         large = send(server.client, pictures(4), headers=list(first.items())).json()["id"]
         small = send(server.client, headers=list(second.items())).json()["id"]
     with start(data_dir=tmp_path / "data", keys_file=path) as server:
-        until(lambda: server.services.jobs.store.unfinished() == 0)
+        until(lambda: server.services.jobs.store.counts()[0]["done"] == 2)
         ended = [server.services.jobs.store.get(*one).finished for one in ((small, "small"), (large, "large"))]
         assert ended == sorted(ended)
 
@@ -230,6 +230,6 @@ def test_a_job_of_a_key_that_was_revoked_is_cancelled(start: Start, tmp_path: Pa
     entries = {"other": make_key("other", [Scope.CERTIFY])[1]}
     write_keys(path, entries)
     with start(data_dir=tmp_path / "data", keys_file=path) as server:
-        until(lambda: server.services.jobs.store.unfinished() == 0)
+        until(lambda: server.services.jobs.store.counts()[0]["cancelled"] == 1)
         counts, waiting = server.services.jobs.store.counts()
         assert (counts["cancelled"], waiting) == (1, 0)

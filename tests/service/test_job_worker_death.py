@@ -1,4 +1,4 @@
-"""kill -9 of the worker process under a job's image, and an image that brings it down."""
+"""kill -9 of the worker process under a job's image, images that bring it down, and a device that fails under them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import service.supervisor
 
 from .conftest import COMPILING, Running, Start, until
-from .dying_worker import KILLS, WAITS
+from .dying_worker import FAILS, FAILS_ONCE, KILLS, MARK, WAITS
 from .job_tools import CHEAP, events, finished, look, submit
 from .test_worker import deaths, picture, supervisor
 
@@ -26,6 +26,7 @@ def guarded(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A server whose worker is the dying one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(service.supervisor, "COMMAND", (sys.executable, "-m", "tests.service.dying_worker"))
+        patch.setenv(MARK, str(tmp_path_factory.mktemp("mark") / "failed"))
         with start(worker="process", data_dir=tmp_path_factory.mktemp("jobs")) as running:
             yield running
 
@@ -85,3 +86,16 @@ def test_an_image_that_kills_the_worker_twice_fails_alone(guarded: Running) -> N
     again = finished(guarded.client, submit(guarded.client, images, **CHEAP))
     assert [item["status"] for item in again["items"]] == ["done", "failed", "done"]
     assert deaths(guarded, "crash") == before + 2, "it is known by now"
+
+
+def test_an_image_under_which_the_device_fails_is_begun_again(guarded: Running) -> None:
+    """Once; one under which it always fails is poisoned."""
+    before = deaths(guarded, "device")
+    images = [picture(level) for level in (104, FAILS_ONCE, FAILS, 105)]
+    job = finished(guarded.client, submit(guarded.client, images, **CHEAP))
+    assert [item["status"] for item in job["items"]] == ["done", "done", "failed", "done"]
+    assert job["items"][2]["problem"]["type"] == "urn:surety:problem:poisoned"
+    assert deaths(guarded, "device") == before + 3
+    until(lambda: guarded.client.get("/health/ready").status_code == 200, COMPILING)
+    for number in (0, 1, 3):
+        assert_verified(guarded, images[number], job["items"][number]["reply"])

@@ -21,6 +21,7 @@ from service.engine import Cancellation, Cancelled
 
 from .clusters import IGNORED, local_cluster
 from .conftest import COMPILING, Running, until
+from .job_tools import events, submit
 from .orders import SECRET, OneProcess
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -125,6 +126,16 @@ def test_the_edge_answers_as_one_process_does(cluster: Cluster, one_process: One
     assert verified.json()["verified"], verified.text
     assert cluster.edge.certify(guarantee="heuristic", image=b"").status_code == 422
     assert cluster.edge.client.get("/health/ready").status_code == 200
+
+
+def test_a_job_tells_how_far_its_images_have_come(cluster: Cluster) -> None:
+    client = cluster.edge.client
+    told = events(client, submit(client, [one_grey()], **{**LONG, "n": 10 * LONG["n"]}))  # as it happens
+    assert [one.data["stage"] for one in told if one.kind == "stage"] == ["select", "estimate"]
+    votes = [one.data["votes"] for one in told if one.kind == "progress"]
+    assert votes == sorted(votes)
+    assert votes[-1] > 0
+    assert told[-1].kind == "done"
 
 
 def test_a_deadline_gives_what_was_shown_until_then(cluster: Cluster) -> None:

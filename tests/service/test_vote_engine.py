@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from service.autoscaling import QueueSeconds, wanted_engines
 from service.computing import Computed, Order, Raised
 from service.engine import Cancellation, Cancelled
 from service.errors import OverloadedError, VoteEnginesError
+from service.progress import Progress
 from service.settings import Settings, SettingsError
 from service.vote_engine import Answer, VoteEngine
 
@@ -91,6 +93,33 @@ def test_a_coroutine_that_is_cancelled_stops_its_run(one_process: OneProcess) ->
     until(lambda: asyncio.run(engine.record_autoscaling_stats())["backlog_seconds"] == 0.0)
 
 
+def test_a_watched_order_tells_how_far_it_has_come(one_process: OneProcess) -> None:
+    """And has the answer of one that is not."""
+    order = one_process.order(guarantee="individual", attack_range=3)
+
+    async def watch() -> list[Any]:
+        return [told async for told in engine_of(one_process).watch(order, 60.0)]
+
+    *news, answer = asyncio.run(watch())
+    stages = [data["stage"] for kind, data in news if kind == "stage"]
+    assert stages == sorted(set(stages), key=stages.index), "each as it first begins"
+    assert {"bound", "estimate"} <= set(stages)
+    assert {"votes", "p_lower", "radius"} <= next(data for kind, data in news if kind == "progress").keys()
+    assert answer.taken(0.0).found == one_process.computer.compute(order, Cancellation()).found
+
+
+def test_a_watched_order_that_is_called_off_stops_its_run(one_process: OneProcess) -> None:
+    engine = engine_of(one_process)
+
+    async def give_up() -> None:
+        watching = engine.watch(one_process.order(**ENDLESS), 600.0)
+        assert (await anext(watching))[0] == "stage"
+        await watching.aclose()
+
+    asyncio.run(give_up())
+    until(lambda: asyncio.run(engine.record_autoscaling_stats())["backlog_seconds"] == 0.0)
+
+
 def test_an_engine_refuses_what_would_wait_too_long(one_process: OneProcess) -> None:
     engine = engine_of(one_process, max_running=1, max_queue_seconds=5.0)
 
@@ -144,6 +173,7 @@ class Handle:
         self._engine, self.outcomes, self.cancelled = engine_of(one_process), list(outcomes), 0
         self.describe = SimpleNamespace(remote=lambda: SimpleNamespace(result=lambda: asyncio.run(self._facts())))
         self.compute = SimpleNamespace(remote=self._compute)
+        self.watch = SimpleNamespace(remote=self._watch)
 
     async def _facts(self) -> Any:
         return await self._engine.describe()
@@ -155,6 +185,38 @@ class Handle:
             self.cancelled += 1
 
         return SimpleNamespace(result=lambda timeout_s: outcome(order), cancel=cancel)
+
+    def options(self, *, stream: bool) -> Handle:
+        assert stream
+        return self
+
+    def _watch(self, order: Order, seconds_left: float) -> Any:
+        asked = self._compute(order, seconds_left)
+        ended = threading.Event()
+
+        def tell() -> Iterator[Any]:
+            yield "stage", {"stage": "select"}
+            try:
+                answer = asked.result(timeout_s=None)
+                if answer is not None:
+                    yield answer
+            except TimeoutError:
+                assert ended.wait(60.0)
+
+        class Stream:
+            """As Ray's: an iterator that can be called off."""
+
+            def __init__(self) -> None:
+                self._told = tell()
+
+            def __iter__(self) -> Iterator[Any]:
+                return self._told
+
+            def cancel(self) -> None:
+                ended.set()
+                asked.cancel()
+
+        return Stream()
 
     def answer(self, order: Order) -> Answer:
         return asyncio.run(self._engine.compute(order, 600.0))
@@ -170,6 +232,10 @@ def takes_long(_: Order) -> None:
     raise TimeoutError
 
 
+def says_nothing(_: Order) -> None:
+    """Of a stream: it ends without an answer."""
+
+
 @pytest.fixture
 def ray_computer() -> Any:
     pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -181,11 +247,26 @@ def ray_computer() -> Any:
 ray_warns = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
 
+watched = pytest.mark.parametrize("report", [None, Progress()], ids=["", "watched"])
+
+
 @ray_warns
-def test_an_order_whose_engine_dies_is_made_by_another(one_process: OneProcess, ray_computer: Any) -> None:
+@watched
+def test_an_order_whose_engine_dies_is_made_by_another(
+    one_process: OneProcess, ray_computer: Any, report: Progress | None
+) -> None:
     computer = ray_computer.RayComputer(Handle(one_process, dies))
     order = one_process.order(guarantee="heuristic")
-    assert computer.compute(order, Cancellation()).found == one_process.computer.compute(order, Cancellation()).found
+    expected = one_process.computer.compute(order, Cancellation()).found
+    assert computer.compute(order, Cancellation(), report).found == expected
+    assert report is None or report.news() == [("stage", {"stage": "select"})]
+
+
+@ray_warns
+def test_a_stream_without_an_answer_is_an_error(one_process: OneProcess, ray_computer: Any) -> None:
+    computer = ray_computer.RayComputer(Handle(one_process, says_nothing))
+    with pytest.raises(VoteEnginesError, match="without an answer"):
+        computer.compute(one_process.order(), Cancellation(), Progress())
 
 
 @ray_warns
@@ -217,19 +298,20 @@ def test_deaths_are_forgotten_after_a_while_and_when_an_order_comes_through(ray_
 
 
 @ray_warns
+@watched
 def test_an_order_is_called_off_at_the_engine_too(
-    one_process: OneProcess, ray_computer: Any, monkeypatch: pytest.MonkeyPatch
+    one_process: OneProcess, ray_computer: Any, monkeypatch: pytest.MonkeyPatch, report: Progress | None
 ) -> None:
     handle = Handle(one_process, takes_long, takes_long)
     computer = ray_computer.RayComputer(handle)
     cancellation = Cancellation()
     cancellation.cancel()
     with pytest.raises(Cancelled):
-        computer.compute(one_process.order(), cancellation)
+        computer.compute(one_process.order(), cancellation, report)
     assert handle.cancelled == 1
     monkeypatch.setattr(ray_computer, "LATE_SECONDS", 0.0)
     with pytest.raises(VoteEnginesError, match="in time"):
-        computer.compute(one_process.order(), Cancellation(time.monotonic()))
+        computer.compute(one_process.order(), Cancellation(time.monotonic()), report)
     assert handle.cancelled == 2
 
 

@@ -153,6 +153,7 @@ def test_a_run_that_is_hurried_answers_with_what_it_has(guarded: Running) -> Non
 def test_a_worker_that_is_killed_costs_nobody_an_answer(guarded: Running) -> None:
     """kill -9 under four runs: they are made again with the same keys; readiness is off meanwhile."""
     before, computer = deaths(guarded, "crash"), supervisor(guarded)
+    stored = guarded.certify(**CHEAP).json()["certificate_id"]
     orders = [order_of(guarded, WAITS, guarantee="heuristic", attack_range=45, alpha=10.0**-power) for power in (4, 8)]
     local = LocalComputer(guarded.services.lifecycle.certifier.registry, "cpu")
     expected = [local.compute(order, Cancellation()).found for order in orders]
@@ -166,7 +167,8 @@ def test_a_worker_that_is_killed_costs_nobody_an_answer(guarded: Running) -> Non
         reply = guarded.client.get("/health/ready")
         assert (reply.status_code, reply.json()["type"]) == (503, "urn:surety:problem:not_ready")
         assert guarded.certify(**CHEAP).status_code == 503
-        assert guarded.client.get("/health/live").status_code == 200
+        for path in ("/health/live", "/v1/models", "/v1/bounds", f"/v1/certificates/{stored}", "/v1/keys/signing"):
+            assert guarded.client.get(path).status_code == 200, path
         assert [run.result(COMPILING).found for run in runs] == expected
     assert computer.process_id != first
     assert deaths(guarded, "crash") == before + 1
