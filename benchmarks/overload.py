@@ -3,7 +3,8 @@
 Usage: ``python -m benchmarks.overload [--seconds 300]``. Starts the service itself. First the mix runs in a closed
 loop, with four clients a thread: that many good answers a second are saturation. Then requests arrive at random
 (Poisson) at 0.5, 1 and 2 times that rate, whether or not earlier ones are answered. Good is an answer before its
-deadline that was not cut short by it. Health is asked for all the while by a process of its own. What clients leave
+deadline that was not cut short by it. Health is asked for all the while by a process of its own. What the machine's
+host gave to other machines meanwhile is noted as a share of the time: where it is large, latencies are the host's. What clients leave
 behind that do not wait for their answers is measured by ``benchmarks.disconnects``.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import sys
 import time
@@ -132,6 +134,15 @@ async def watch(client: httpx.AsyncClient, memory: list[float], seconds: float, 
                 progress.update()
 
 
+def stolen_seconds() -> float:
+    """Of each core since the machine started: what its host gave to other machines, as far as Linux tells."""
+    try:
+        stolen = int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
+        return stolen / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
 def figures(answers: list[Answer], seconds: float, unloaded: float) -> dict[str, Any]:
     """Of one rate."""
     admitted = [answer for answer in answers if answer.status == 200]
@@ -161,23 +172,28 @@ async def measure(url: str, seconds: float) -> dict[str, Any]:
         for kind in MIX:  # compiled, and learned by the estimates, before the clock runs
             for _ in range(3):
                 await ask(client, images, chance, [kind])
+        stolen = stolen_seconds()
         alone = [(await ask(client, images, chance, SHORT)).seconds for _ in range(UNLOADED)]
         unloaded = float(np.percentile(alone, 99))
+        unloaded_stolen = round((stolen_seconds() - stolen) / sum(alone), 3)
         rate = await saturation(client, images, min(seconds, MINUTE))
         found: dict[str, Any] = {
             "unloaded_short_p50_seconds": round(float(np.median(alone)), 4),
             "unloaded_short_p99_seconds": round(unloaded, 4),
+            "unloaded_stolen_share": unloaded_stolen,
             "saturation_per_second": round(rate, 3),
             "rates": {},
         }
         for factor in RATES:
             memory: list[float] = []
+            stolen = stolen_seconds()
             watching = asyncio.create_task(watch(client, memory, seconds, f"{factor:g} times saturation"))
             with probing(parsed.host, parsed.port or 80) as health:
                 answers = await arrivals(client, images, factor * rate, seconds)
             watching.cancel()
             found["rates"][f"{factor:g}"] = {
                 **figures(answers, seconds, unloaded), "health": health.figures(), "resident_mib_by_minute": memory,
+                "stolen_share": round((stolen_seconds() - stolen) / seconds, 3),
             }  # fmt: skip
         good = [found["rates"][f"{factor:g}"]["goodput_per_second"] for factor in RATES]
         found["goodput_at_2_over_1"] = round(good[2] / good[1], 3)
