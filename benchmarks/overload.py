@@ -4,8 +4,8 @@ Usage: ``python -m benchmarks.overload [--seconds 300]``. Starts the service its
 loop, with four clients a thread: that many good answers a second are saturation. Then requests arrive at random
 (Poisson) at 0.5, 1 and 2 times that rate, whether or not earlier ones are answered. Good is an answer before its
 deadline that was not cut short by it. Health is asked for all the while by a process of its own. What the machine's
-host gave to other machines meanwhile is noted as a share of the time: where it is large, latencies are the host's. What clients leave
-behind that do not wait for their answers is measured by ``benchmarks.disconnects``.
+host gave to other machines meanwhile is noted as a share of the time: where it is large, latencies are the host's. What
+clients leave behind that do not wait for their answers is measured by ``benchmarks.disconnects``.
 """
 
 from __future__ import annotations
