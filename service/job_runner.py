@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -237,6 +237,7 @@ class JobRunner:
         """Compute a certificate and sign it; on a thread."""
         recipe = Recipe.model_validate_json(held.lease.recipe)
         task = recipe.task(certifier, held.lease.image, bytes.fromhex(held.lease.noise_key))
+        task = replace(task, short=False)  # nobody waits for it, so that it goes before no request
         if recipe.deadline_ms is not None:
             cancellation.deadline = time.monotonic() + recipe.deadline_ms / 1000.0
         while True:

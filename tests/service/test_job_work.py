@@ -11,11 +11,12 @@ import httpx
 import pytest
 
 import service.computing
+from service.computing import Computed, LocalComputer, Order
 from service.job_runner import MOST_BEGUN
 from service.keys import KeyEntry, Scope, make_key, write_keys
 
 from .conftest import Running, Start, until
-from .job_tools import Gate, events, finished, gate, look, pictures, problem, send, submit
+from .job_tools import CHEAP, Gate, events, finished, gate, look, pictures, problem, send, submit
 
 __all__ = ["gate"]
 
@@ -42,6 +43,21 @@ def test_a_job_takes_no_requests_slot(start: Start, tmp_path: Path, monkeypatch:
             assert server.certify(guarantee="heuristic").status_code == 200
         assert running(server, identifier)
         server.client.delete(f"/v1/jobs/{identifier}")
+
+
+def test_an_image_of_a_job_is_not_urgent(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of requests pause for urgent ones, and a job may have a thousand."""
+    compute, urgent = LocalComputer.compute, []
+
+    def noted(computer: LocalComputer, order: Order, *what: Any) -> Computed:
+        urgent.append(order.urgent_seconds > 0.0)
+        return compute(computer, order, *what)
+
+    monkeypatch.setattr(LocalComputer, "compute", noted)
+    with start(data_dir=tmp_path, short_seconds=60.0) as server:
+        assert server.certify(**CHEAP).status_code == 200
+        finished(server.client, submit(server.client))
+    assert urgent == [True, False]
 
 
 def test_images_of_jobs_wait_for_a_slot(start: Start, tmp_path: Path, gate: Gate) -> None:
