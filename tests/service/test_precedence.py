@@ -93,6 +93,24 @@ def test_a_pause_ends_though_urgent_runs_do_not(monkeypatch: pytest.MonkeyPatch)
         assert 0.1 <= time.monotonic() - begun < LONG / 2
 
 
+def test_a_run_goes_on_for_a_while_after_the_longest_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through any number of batches, then it pauses again."""
+    monkeypatch.setattr(service.precedence, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(service.precedence, "GO_ON_SECONDS", LONG)
+    precedence = Precedence()
+    with precedence.turn(10 * LONG, nothing), precedence.turn(0.0, nothing) as check:
+        for _ in range(2000):  # 100 s, if each paused
+            begun = time.monotonic()
+            check()
+        assert time.monotonic() - begun < 0.05
+        monkeypatch.setattr(service.precedence, "GO_ON_SECONDS", 0.0)
+        with precedence.turn(0.0, nothing) as other:
+            for _ in range(3):
+                begun = time.monotonic()
+                other()
+                assert time.monotonic() - begun >= 0.05
+
+
 def test_a_paused_run_can_be_cancelled(pool: ThreadPoolExecutor) -> None:
     precedence, cancellation = Precedence(), Cancellation()
     with precedence.turn(LONG, nothing):
