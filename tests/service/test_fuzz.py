@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from benchmarks import decoder_fuzz
 from benchmarks.decoder_fuzz import Target, fuzz, run_batch
 from benchmarks.hostile import FILES, damaged_files, join, split
 
@@ -25,6 +28,27 @@ def test_what_is_not_documented_ends_a_run() -> None:
 
     with pytest.raises(IndexError, match="of the decoder"):
         run_batch(Target("images", damaged_files(), careless), 0, 200)
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_an_input_that_always_takes_long_ends_a_run(always: bool) -> None:
+    thrown = []
+
+    def slow(data: bytes) -> None:
+        thrown.append(data)
+        begun = time.thread_time()
+        while (always or len(thrown) == 1) and time.thread_time() - begun < 0.02:
+            pass
+
+    target = Target("images", damaged_files(), slow)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder_fuzz, "LONGEST_SECONDS", 0.01)
+        if always:
+            with pytest.raises(RuntimeError, match="took"):
+                target.throw(b"")
+        else:
+            target.throw(b"")
+            assert (len(thrown), target.outcomes["accepted"]) == (1 + decoder_fuzz.RETRIES, 1)
 
 
 def test_files_are_put_together_as_they_were_taken_apart() -> None:

@@ -99,10 +99,10 @@ def test_a_run_goes_on_for_a_while_after_the_longest_pause(monkeypatch: pytest.M
     monkeypatch.setattr(service.precedence, "GO_ON_SECONDS", LONG)
     precedence = Precedence()
     with precedence.turn(10 * LONG, nothing), precedence.turn(0.0, nothing) as check:
-        for _ in range(2000):  # 100 s, if each paused
-            begun = time.monotonic()
+        begun = time.monotonic()
+        for _ in range(2000):
             check()
-        assert time.monotonic() - begun < 0.05
+        assert time.monotonic() - begun < 2000 * 0.05 / 2
         monkeypatch.setattr(service.precedence, "GO_ON_SECONDS", 0.0)
         with precedence.turn(0.0, nothing) as other:
             for _ in range(3):
