@@ -129,7 +129,7 @@ def test_what_can_still_be_done_goes_before_what_would_be_cut_short() -> None:
         for name, seconds, left in (
             ("late", 5.0, 4.0),  # 4 s for 5 s of work: late once 2 s have passed
             ("hopeless", 1000.0, 100.0),  # but has waited for little of its time
-            ("in time", 1.1, 4.0),
+            ("in time", 0.1, 4.0),
             ("patient", 5.0, math.inf),
         ):
             run = noting(order, name)
@@ -140,7 +140,7 @@ def test_what_can_still_be_done_goes_before_what_would_be_cut_short() -> None:
         await asyncio.gather(*tasks)
         assert order == ["hopeless", "in time", "patient", "late"]
 
-    play(scene)
+    play(scene, short=0.01)
 
 
 def test_a_short_work_is_not_stuck_behind_long_ones_nor_refused_for_them() -> None:
