@@ -34,7 +34,9 @@ from service.settings import Settings
 OUT = Path(__file__).resolve().parent / "results" / "overload.json"
 RATES = (0.5, 1.0, 2.0)
 DEADLINE_MS = 20_000
-UNLOADED = 200
+UNLOADED = 100
+"""Short requests alone, one after another, before the first rate and after each: the machine is not the same all along.
+"""
 CLIENTS = 4 * Settings().max_running
 """In the closed loop: enough for both lanes to have work all the time."""
 MINUTE = 60.0
@@ -162,6 +164,12 @@ def figures(answers: list[Answer], seconds: float, unloaded: float) -> dict[str,
     }
 
 
+async def alone(client: httpx.AsyncClient, images: list[bytes], seconds: list[float]) -> None:
+    """Note what short requests take when there is nothing else."""
+    chance = random.Random(len(seconds))
+    seconds += [(await ask(client, images, chance, SHORT)).seconds for _ in range(UNLOADED)]
+
+
 async def measure(url: str, seconds: float) -> dict[str, Any]:
     """All of it, against a running service."""
     images = [path.read_bytes() for path in sorted(SAMPLES.glob("*.png"))]
@@ -172,32 +180,32 @@ async def measure(url: str, seconds: float) -> dict[str, Any]:
         for kind in MIX:  # compiled, and learned by the estimates, before the clock runs
             for _ in range(3):
                 await ask(client, images, chance, [kind])
-        stolen = stolen_seconds()
-        alone = [(await ask(client, images, chance, SHORT)).seconds for _ in range(UNLOADED)]
-        unloaded = float(np.percentile(alone, 99))
-        unloaded_stolen = round((stolen_seconds() - stolen) / sum(alone), 3)
+        unloaded: list[float] = []
+        await alone(client, images, unloaded)
         rate = await saturation(client, images, min(seconds, MINUTE))
-        found: dict[str, Any] = {
-            "unloaded_short_p50_seconds": round(float(np.median(alone)), 4),
-            "unloaded_short_p99_seconds": round(unloaded, 4),
-            "unloaded_stolen_share": unloaded_stolen,
-            "saturation_per_second": round(rate, 3),
-            "rates": {},
-        }
+        answers: dict[float, list[Answer]] = {}
+        beside: dict[float, dict[str, Any]] = {}
         for factor in RATES:
             memory: list[float] = []
             stolen = stolen_seconds()
             watching = asyncio.create_task(watch(client, memory, seconds, f"{factor:g} times saturation"))
             with probing(parsed.host, parsed.port or 80) as health:
-                answers = await arrivals(client, images, factor * rate, seconds)
+                answers[factor] = await arrivals(client, images, factor * rate, seconds)
             watching.cancel()
-            found["rates"][f"{factor:g}"] = {
-                **figures(answers, seconds, unloaded), "health": health.figures(), "resident_mib_by_minute": memory,
-                "stolen_share": round((stolen_seconds() - stolen) / seconds, 3),
+            share = round((stolen_seconds() - stolen) / seconds, 3)
+            beside[factor] = {
+                "health": health.figures(), "resident_mib_by_minute": memory, "stolen_share": share,
             }  # fmt: skip
-        good = [found["rates"][f"{factor:g}"]["goodput_per_second"] for factor in RATES]
-        found["goodput_at_2_over_1"] = round(good[2] / good[1], 3)
-    return found
+            await alone(client, images, unloaded)
+    p99 = float(np.percentile(unloaded, 99))
+    rates = {f"{factor:g}": {**figures(answers[factor], seconds, p99), **beside[factor]} for factor in RATES}
+    return {
+        "unloaded_short_p50_seconds": round(float(np.median(unloaded)), 4),
+        "unloaded_short_p99_seconds": round(p99, 4),
+        "saturation_per_second": round(rate, 3),
+        "rates": rates,
+        "goodput_at_2_over_1": round(rates["2"]["goodput_per_second"] / rates["1"]["goodput_per_second"], 3),
+    }
 
 
 def main(words: list[str]) -> int:
