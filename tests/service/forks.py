@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,6 +20,9 @@ import httpx
 from .waiting import COMPILING, until
 
 ROOT = Path(__file__).resolve().parents[2]
+PORTS = range(20_000, 32_000)
+"""Connections get higher ones (on Linux): one that is tried again and again where nobody listens would take a server's.
+"""
 PARENT = """
 import json, os, sys
 import service.computing, service.server, service.supervisor
@@ -94,8 +98,10 @@ class Served:
             return False
 
     def until_ready(self) -> None:
-        """Wait; raises TimeoutError."""
-        until(self.ready, COMPILING)
+        """Wait; raises TimeoutError, or RuntimeError if it has ended."""
+        until(lambda: self.ready() or not is_alive(self.process), COMPILING)
+        if not is_alive(self.process):
+            raise RuntimeError(f"the server ended: {self.log.read_text()}")
 
     def metrics(self) -> str:
         """Their text."""
@@ -126,10 +132,11 @@ def forking_parent(folder: Path) -> Iterator[Forks]:
 
 
 def free_port() -> int:
-    """One that a server may listen on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+    """One that a server may listen on, and again after it was killed."""
+    while True:
+        port = secrets.choice(PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def is_alive(process: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from service.engine import Cancellation, Cancelled
 
 from .clusters import IGNORED, local_cluster
 from .conftest import COMPILING, Running, until
+from .forks import free_port
 from .job_tools import events, submit
 from .orders import SECRET, OneProcess
 
@@ -62,9 +62,7 @@ def cluster(zoo: Path, one_process: OneProcess) -> Iterator[Cluster]:
     from service import ray_app
     from service.ray_computer import RayComputer
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     changes = {
         "SURETY_ZOO": str(zoo), "SURETY_DEVICE": "cpu", "SURETY_BATCH_SIZE": "64", "SURETY_NOISE_SECRET": SECRET,
         "SURETY_ALLOW_PUBLIC_WITHOUT_KEYS": "true", "SURETY_MAX_RUNNING": "4",
