@@ -138,9 +138,9 @@ def reads_lost_content(
     rows, columns = np.flatnonzero(operator.mask.any(axis=1)), np.flatnonzero(operator.mask.any(axis=0))
     height, width = filled.shape
     top = filled[:edge].any() & (draws[:, 1] > rows[0])
-    bottom = filled[height - edge :].any() & (-draws[:, 1] > height - 1 - rows[-1])
+    bottom = filled[max(height - edge, 0) :].any() & (-draws[:, 1] > height - 1 - rows[-1])
     left = filled[:, :edge].any() & (draws[:, 0] > columns[0])
-    right = filled[:, width - edge :].any() & (-draws[:, 0] > width - 1 - columns[-1])
+    right = filled[:, max(width - edge, 0) :].any() & (-draws[:, 0] > width - 1 - columns[-1])
     return np.asarray(top | bottom | left | right)
 
 

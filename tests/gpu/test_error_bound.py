@@ -190,3 +190,13 @@ def test_translation_bounds_are_attained_and_lost_content_is_noticed():
     assert not reads_lost_content(image, np.array([[9.0, -9.0]]), 2.0, operator).any()
     image[0, 8] = 0.5
     assert reads_lost_content(image, np.array([[0.0, 3.0], [0.0, -3.0]]), 2.0, operator).tolist() == [True, False]
+
+
+def test_an_attack_range_wider_than_the_image_can_lose_all_of_it():
+    """Whatever content there is, at whichever border it can leave."""
+    image = np.zeros((16, 16, 1), dtype=np.float32)
+    image[2, 3] = 1.0
+    operator = Preprocessing("rectangle", 1.0, 3, 1.0).operator(16, 16)
+    draws = np.array([[0.0, 3.0], [0.0, -3.0], [3.0, 0.0], [-3.0, 0.0]])
+    for half_width in (14.0, 20.0, 31.0, 40.0):
+        assert reads_lost_content(image, draws, half_width, operator).all(), half_width
