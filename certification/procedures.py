@@ -85,7 +85,7 @@ def certify(
     try:
         return _certify(plan, votes, bounds, stage, watch)
     except OutOfTime:
-        return Abstained(plan, TOO_LATE, _nothing_after(votes), stopped_by=StoppedBy.DEADLINE)
+        return too_late_to_certify(plan, votes.votes)
 
 
 def _certify(
@@ -154,7 +154,17 @@ def predict(plan: Effort, votes: VoteSource, stage: Stage = no_stage) -> Predict
     try:
         return _predict(plan, votes, stage)
     except OutOfTime:
-        return Prediction(None, _nothing_after(votes), TOO_LATE, stopped_by=StoppedBy.DEADLINE)
+        return too_late_to_predict(votes.votes)
+
+
+def too_late_to_certify(plan: CertificationPlan, votes: int = 0) -> Abstained:
+    """The outcome of a run that had nothing to show when its time was up, though it had cast ``votes``."""
+    return Abstained(plan, TOO_LATE, Counts(0, 0, 0, 0, votes), stopped_by=StoppedBy.DEADLINE)
+
+
+def too_late_to_predict(votes: int = 0) -> Prediction:
+    """The same of a prediction."""
+    return Prediction(None, Counts(0, 0, 0, 0, votes), TOO_LATE, stopped_by=StoppedBy.DEADLINE)
 
 
 def _predict(plan: Effort, votes: VoteSource, stage: Stage) -> Prediction:
@@ -311,11 +321,6 @@ def _counts(plan: Effort, shown: Shown) -> Counts:
     return Counts(plan.n0, shown.n, shown.passed, shown.n_delta, plan.n0 + shown.votes)
 
 
-def _nothing_after(votes: VoteSource) -> Counts:
-    """Of a run that had nothing to show when its time was up, though it had cast votes."""
-    return Counts(0, 0, 0, 0, votes.votes)
-
-
 def _class_counts(plan: Effort, votes: VoteSource, n: int) -> NDArray[np.int64]:
     """Votes by class of n draws, checked: fewer than n where a vote was no class, never more."""
     counts = np.asarray(votes.class_counts(n, pixel_noise=plan.pixel_noise))
@@ -344,4 +349,4 @@ def _too_few(shown: Shown, label: int) -> str:
     return f"{shown.passed} of {shown.n} draws for class {label} do not show{when} that it wins by the margin needed"
 
 
-__all__ = ["Prediction", "certify", "no_stage", "predict"]
+__all__ = ["Prediction", "certify", "no_stage", "predict", "too_late_to_certify", "too_late_to_predict"]

@@ -29,7 +29,8 @@ def certified_sentence(
     estimator: Estimator | None = Estimator.NESTED,
 ) -> str:
     """Who the certificate holds for, up to which radius, with which probability, about which classifier."""
-    probably = f"With probability at least {_complement(plan.alpha)} over the noise drawn for it"
+    probability = f"probability at least {_complement(plan.alpha)} over the noise drawn for it"
+    probably = f"With {probability}"
     if plan.transformation is Transformation.L2:
         return (
             f"{probably}, the smoothed classifier answers {label} for every image whose l2 distance from "
@@ -38,9 +39,9 @@ def certified_sentence(
     parameters = _parameters(plan, radius, covers_attack_range)
     if plan.guarantee is Guarantee.HEURISTIC:
         return (
-            f"No proof, a well-motivated defence: if {plan.transformation}s of pixel images composed "
-            f"exactly, the smoothed classifier would answer {label} under {parameters}; the interpolation "
-            f"error is ignored. {NOT_SAID}"
+            f"No proof, a well-motivated defence: with {probability}, the smoothed classifier would answer {label} "
+            f"under {parameters} if {plan.transformation}s of pixel images composed exactly and lost no content; the "
+            f"interpolation error is ignored. {NOT_SAID}"
         )
     if plan.image_is is ImageIs.RECEIVED:
         images = f"every image from which this one can have been made by {parameters}, rounded to 8 bits"

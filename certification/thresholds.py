@@ -50,8 +50,8 @@ class OwnBounds:
 
     @property
     def summary(self) -> ErrorBoundSummary:
-        """Of the bounds so far."""
-        values = np.concatenate(self.found) if self.found else np.zeros(1)
+        """Of the bounds so far; infinite before the first."""
+        values = np.concatenate(self.found) if self.found else np.full(1, np.inf)
         return ErrorBoundSummary(
             error_bound=float(np.median(values)),
             rho_E=0.0,

@@ -90,18 +90,29 @@ class Certificate(Part):
 
     @property
     def replay(self) -> Replay:
-        """What fixes the run."""
+        """What fixes the run.
+
+        A run may have ended with its time and been certified all the same, so each one ends after the votes it had.
+        """
         runtime, late = self.runtime, self.reply["stopped_by"] == StoppedBy.DEADLINE
         return Replay(
-            bytes.fromhex(self.noise_key), runtime.batch_size, runtime.bound_chunk_bytes, self.votes if late else None
+            bytes.fromhex(self.noise_key),
+            runtime.batch_size,
+            runtime.bound_chunk_bytes,
+            votes=self.votes if late or self.votes > 0 else None,
+            bounded=self._number("error_bound", "draws"),
         )
 
     @property
     def votes(self) -> int:
         """Base-classifier evaluations, as the reply counts them."""
-        counts = self.reply["counts"]
-        found = counts.get("votes") if isinstance(counts, dict) else None
-        return found if isinstance(found, int) else 0
+        return self._number("counts", "votes")
+
+    def _number(self, member: str, name: str) -> int:
+        """A whole number of the reply; 0 where there is none."""
+        found = self.reply[member]
+        number = found.get(name) if isinstance(found, dict) else None
+        return number if isinstance(number, int) else 0
 
 
 def certificate_of(

@@ -86,19 +86,28 @@ class Certifier:
         """What computes."""
         return self._computer.machine
 
-    def prepare_certify(self, fields: CertifyFields, data: bytes | DecodedImage) -> Task[CertificationPlan]:
-        """Plan and decode."""
-        return self._prepare(self._planner.certify(fields), fields.deadline_ms, data)
+    def prepare_certify(
+        self, fields: CertifyFields, data: bytes | DecodedImage, since: float | None = None
+    ) -> Task[CertificationPlan]:
+        """Plan and decode; the time counts since the request was there, a time of ``time.monotonic()``."""
+        return self._prepare(self._planner.certify(fields), fields.deadline_ms, data, since)
 
-    def prepare_predict(self, fields: PredictFields, data: bytes | DecodedImage) -> Task[PredictPlan]:
+    def prepare_predict(
+        self, fields: PredictFields, data: bytes | DecodedImage, since: float | None = None
+    ) -> Task[PredictPlan]:
         """Plan and decode."""
-        return self._prepare(self._planner.predict(fields), fields.deadline_ms, data)
+        return self._prepare(self._planner.predict(fields), fields.deadline_ms, data, since)
 
     def prepare_replay(
-        self, chosen: Chosen[CertificationPlan], data: bytes, replay: Replay, deadline_ms: int | None = None
+        self,
+        chosen: Chosen[CertificationPlan],
+        data: bytes,
+        replay: Replay,
+        deadline_ms: int | None = None,
+        since: float | None = None,
     ) -> Task[CertificationPlan]:
         """Decode, for a run that was made before."""
-        return replace(self._prepare(chosen, deadline_ms, data), replay=replay)
+        return replace(self._prepare(chosen, deadline_ms, data, since), replay=replay)
 
     def certify(
         self, task: Task[CertificationPlan], cancellation: Cancellation, report: Report | None = None
@@ -157,9 +166,11 @@ class Certifier:
         task.clock.add(computed.seconds, computed.spans)
         return computed
 
-    def _prepare(self, chosen: Chosen[P], deadline_ms: int | None, data: bytes | DecodedImage) -> Task[P]:
-        clock, takes = StageClock(), chosen.model.card.input
-        milliseconds, most = deadline_ms or self._settings.default_deadline_ms, self._settings.max_deadline_ms
+    def _prepare(
+        self, chosen: Chosen[P], deadline_ms: int | None, data: bytes | DecodedImage, since: float | None
+    ) -> Task[P]:
+        clock, takes, most = StageClock(begun=since), chosen.model.card.input, self._settings.max_deadline_ms
+        milliseconds = deadline_ms or min(self._settings.default_deadline_ms, most)
         if milliseconds > most:
             message = f"deadline_ms must be at most {most}, not {milliseconds}"
             raise FieldError(message, field="deadline_ms", maximum=most)
@@ -185,18 +196,20 @@ class Certifier:
         return self._settings.batch_size or default_batch_size(self.machine.device, numbers)
 
     def _noise_key(self, chosen: Chosen[P], image: DecodedImage) -> bytes:
-        """The same request gets the same noise, which nobody outside can foresee (docs/guarantees.md, B.7).
+        """The same image gets the same noise, which nobody outside can foresee (docs/guarantees.md, B.7).
 
-        Fresh noise would let a client send an image again until it passes; so would servers behind one address with
-        secrets of their own, once for each, which is why they share ``noise_secret``.
+        Fresh noise would let a client send an image again until it passes; so would noise that follows from settings,
+        of which there is always one that changes nothing else, and servers behind one address with secrets of their
+        own, once for each, which is why they share ``noise_secret``.
         """
         asked = {
             "image": hashlib.sha256(image.pixels.tobytes()).hexdigest(),
+            "shape": image.pixels.shape,
             "model": chosen.model.digest,
+            "transformation": str(chosen.plan.transformation),
             "plan": type(chosen.plan).__name__,
-            "settings": asdict(chosen.plan),
         }
-        message = json.dumps(asked, sort_keys=True, default=str).encode()
+        message = json.dumps(asked, sort_keys=True).encode()
         return hmac.digest(self._secret, message, "sha256")
 
     def _answer(self, task: Task[P], found: Outcome | Prediction) -> dict[str, Any]:

@@ -20,6 +20,8 @@ class StageClock:
     check : callable
         Called whenever a stage begins, but for those of votes, which look before each batch; may raise to stop the
         work there.
+    begun : float, optional
+        Since when ``total`` counts, a time of ``time.monotonic()``; now, by default.
 
     Attributes
     ----------
@@ -27,17 +29,17 @@ class StageClock:
         Told the name of each stage that begins.
     """
 
-    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, check: Callable[[], None] = lambda: None, begun: float | None = None) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.spans: dict[str, tuple[float, float]] = {}
         self.check = check
         self.entered: Callable[[str], None] = lambda name: None
         self._open: list[str] = []
-        self._since = self._begun = time.monotonic()
+        self._since = self._begun = time.monotonic() if begun is None else begun
 
     @property
     def total(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the clock began."""
         return time.monotonic() - self._begun
 
     def add(self, seconds: Mapping[str, float], spans: Mapping[str, tuple[float, float]]) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from certification.effort import Effort
 from certification.outcome import Outcome, Prediction
 from certification.plan import CertificationPlan, PredictPlan
-from certification.procedures import certify, predict, unwatched
+from certification.procedures import certify, predict, too_late_to_certify, too_late_to_predict, unwatched
 from certification.protocols import Stage
 from certification.vocabulary import ImageIs, OutOfTime
 from gpu.cells import BoundSettings
@@ -45,8 +45,9 @@ from .settings import Settings
 logger = logging.getLogger("surety")
 
 LEAST_CHUNK_BYTES = 2**20
-CPU_SHORTAGE = "DefaultCPUAllocator"
-"""In the message of torch's error for a shortage of the host's memory, which has no class of its own."""
+SHORTAGES = ("DefaultCPUAllocator", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""In the messages of torch's errors for a shortage of the host's memory, of the device's outside torch's own allocator,
+and in cuBLAS and cuDNN, which have no class of their own."""
 CUDA_SHORTAGE = 2
 """Code of numba's error for a shortage of the device's memory."""
 
@@ -59,7 +60,9 @@ class Replay:
     batch_size: int
     bound_chunk_bytes: int
     votes: int | None = None
-    """Of a run whose time was up: how many there had been; None: it ended by itself."""
+    """Of a run that is made again: how many it had cast, after which it goes no further. None: it ends by itself."""
+    bounded: int = 0
+    """And how many of its draws had error bounds of their own by then."""
 
     def halved(self) -> Replay | None:
         """The same noise in smaller pieces; None where they cannot be smaller."""
@@ -224,9 +227,15 @@ class LocalComputer:
         if isinstance(plan, CertificationPlan):
             votes, limit = self._votes(model, order, check), order.replay.votes
             if limit is not None:
-                votes.check = lambda: _stop_after(limit, votes, check)
-                if limit == 0:
-                    clock.check = votes.check
+                drawn = plan.n0 + order.replay.bounded
+
+                def stop() -> None:
+                    check()
+                    if votes.votes >= limit:
+                        raise OutOfTime
+
+                # Draws are taken before their bounds are found, where the time may have been up as well.
+                votes.check, clock.check = stop, lambda: stop() if limit == 0 or votes.drawn > drawn else check()
             bounds = ImageErrorBounds(
                 model, order.pixels, plan.attack_range, plan.image_is,
                 BoundSettings(chunk_bytes=order.replay.bound_chunk_bytes), self.machine.device,
@@ -284,15 +293,17 @@ def load_here(settings: Settings) -> LocalComputer:
     return LocalComputer(registry, device, settings.batch_size)
 
 
+def too_late(order: Order) -> Computed:
+    """What comes of a run whose time is up before it begins."""
+    plan = order.plan
+    found = too_late_to_certify(plan) if isinstance(plan, CertificationPlan) else too_late_to_predict()
+    return Computed(found, order.replay, StageClock().seconds)
+
+
 def is_shortage(error: BaseException) -> bool:
     """Whether an error says that the host's or the device's memory is out."""
     if isinstance(error, CudaAPIError):
         return bool(error.code == CUDA_SHORTAGE)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_SHORTAGE in str(error)
-
-
-def _stop_after(limit: int, votes: BaseClassifierVotes, check: Callable[[], None]) -> None:
-    """What a run that is made again looks at instead of the time."""
-    check()
-    if votes.votes >= limit:
-        raise OutOfTime
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in SHORTAGES)

@@ -68,7 +68,10 @@ class Costs:
         votes, error = found.counts.votes, getattr(found, "error_bound", None)
         with self._lock:
             kind = self._kinds.setdefault(_key(model, plan), _Kind())
-            kind.learn("bound_seconds", seconds["bound"] + seconds["inverse"])
+            # A run that was cut short would have needed more.
+            late, bound_seconds = found.stopped_by is StoppedBy.DEADLINE, seconds["bound"] + seconds["inverse"]
+            if not late or bound_seconds > kind.bound_seconds:
+                kind.learn("bound_seconds", bound_seconds)
             if error is not None and np.isfinite(error.error_bound):
                 kind.learn("error_ratio", error.error_bound / plan.sigma_delta)
             if votes > plan.n0:
@@ -76,8 +79,7 @@ class Costs:
                 spent = (seconds["select"] + seconds["estimate"]) / votes
                 self._vote_seconds[model.card.id] = known + NEWEST * (spent - known)
                 overrun = votes / plan.least_votes(_error_bound(plan, kind))
-                # A run that was cut short would have needed more.
-                if found.stopped_by is not StoppedBy.DEADLINE or overrun > kind.overrun:
+                if not late or overrun > kind.overrun:
                     kind.learn("overrun", overrun)
 
 

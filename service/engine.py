@@ -24,7 +24,8 @@ from certification.vocabulary import OutOfTime
 from .errors import ClientGoneError, DrainingError, OverloadedError
 
 T = TypeVar("T")
-DECODERS = 2
+DECODERS = LATE = 2
+"""Threads for images, and for answers to what is still in the queue at its deadline."""
 LEAST_SECONDS = 0.01
 MOST_RUNNING = 3
 """Times ``max_running``, where that is not 1: works on threads while short ones turn out to be long."""
@@ -92,8 +93,9 @@ class Work:
     future: Future[Any] = field(default_factory=Future)
 
     def ahead(self, now: float) -> float:
-        """Seconds that are left of it, as far as can be told; never nothing."""
-        return max(self.seconds - (0.0 if self.begun is None else now - self.begun), LEAST_SECONDS)
+        """Seconds that are left of it, as far as can be told; never nothing, nor more than until its deadline."""
+        left = self.seconds - (0.0 if self.begun is None else now - self.begun)
+        return max(min(left, self.cancellation.deadline - now), LEAST_SECONDS)
 
     def is_late(self, now: float) -> bool:
         """Whether it has waited for more than half of its time and would be cut short if it began now."""
@@ -135,6 +137,7 @@ class Engine:
         threads = MOST_RUNNING * max_running if max_running > 1 else 1
         self.on_done: Callable[[float, float], None] = lambda waited, computed: None
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self._late = ThreadPoolExecutor(LATE, thread_name_prefix="late")
         self._changed = threading.Condition()
         self._short: deque[Work] = deque()
         self._long: deque[Work] = deque()
@@ -238,7 +241,7 @@ class Engine:
             await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if not any(one.done() for one in waiting):
                 if self._withdraw(admitted):
-                    self._decoders.submit(self._answer, admitted)
+                    self._late.submit(self._answer, admitted)
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if result.done():
                 return result.result()  # type: ignore[no-any-return]
@@ -260,7 +263,8 @@ class Engine:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._decoders, self._late):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _admitted(self) -> list[Work]:
         with self._changed:
@@ -275,10 +279,14 @@ class Engine:
         return [work for work in self._running if not work.short]
 
     @property
-    def _may_begin(self) -> tuple[bool, bool]:
-        """Whether a short and a long work may begin: an overdue one takes the place of a long one, not of a short."""
+    def _may_begin(self) -> tuple[bool, bool, bool]:
+        """Whether a short, a long, and a long work that has lost its patience may begin.
+
+        One that is overdue takes the place of a long one, not of a short one, nor of one that has lost its patience.
+        """
         overdue, long = sum(map(self._is_overdue, self._running)), len(self._running_long)
-        return len(self._running) - overdue < self.max_running, long + overdue < self._max_long
+        may = len(self._running) - overdue < self.max_running
+        return may, may and long + overdue < self._max_long, may and long < self._max_long
 
     def _ahead(self, *, short: bool) -> float:
         """Seconds that a new work would wait for a thread, by what is known of those before it; 0 if one is free."""
@@ -319,14 +327,16 @@ class Engine:
         return False
 
     def _next(self) -> Work | None:
-        may_short, may_long = self._may_begin
+        may_short, may_long, may_impatient = self._may_begin
         if not may_short:
             return None
         now = time.monotonic()
         short, long = _first(self._short, now), _first(self._long, now)
-        if long is not None and may_long and (short is None or now - long.since > self._patience):
-            self._long.remove(long)
-            return long
+        if long is not None:
+            impatient = may_impatient and now - long.since > self._patience
+            if impatient or (may_long and short is None):
+                self._long.remove(long)
+                return long
         if short is not None:
             self._short.remove(short)
         return short

@@ -8,7 +8,7 @@ import re
 import time
 import urllib.parse
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -124,52 +124,64 @@ class RequestContext:
 
 
 class BodyLimit:
-    """Refuses bodies by their announced length before reading, and by real length and time while reading."""
+    """Refuses bodies by their announced length before reading, and by real length and time while reading.
+
+    The bytes of all of them together are bounded until their requests are answered.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._settings = app, settings
-        self._uploads = 0
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(receive, self._settings.max_body_bytes, self._settings.body_seconds)
-        upload = scope["method"] == "POST"
+        body = _Body(receive, self._settings.max_body_bytes, self._settings.body_seconds, self._hold)
         try:
-            if upload and self._uploads >= self._settings.max_uploads:
+            announced = await body.check_announced(Headers(scope=scope))
+            if self._held + announced > self._settings.max_held_bytes:
                 raise OverloadedError("too many uploads at once", retry_after_seconds=1)
-            await body.check_announced(Headers(scope=scope))
+            body.hold(announced)
         except RequestError as error:
             await problem_of(error, scope["path"])(scope, receive, send)
             return
-        self._uploads += upload
         try:
             await self._app(scope, body.receive, send)
         finally:
-            self._uploads -= upload
+            body.hold(0)
+
+    def _hold(self, more: int) -> None:
+        self._held += more
 
 
 class _Body:
-    """Counts the bytes of one request body."""
+    """Counts the bytes of one request body; ``held`` is told how many more of them take up memory."""
 
-    def __init__(self, receive: Receive, maximum: int, seconds: float) -> None:
-        self._receive, self._maximum = receive, maximum
+    def __init__(self, receive: Receive, maximum: int, seconds: float, held: Callable[[int], None]) -> None:
+        self._receive, self._maximum, self._held = receive, maximum, held
         self._deadline = asyncio.get_running_loop().time() + seconds
-        self._size, self._complete = 0, False
+        self._size, self._complete, self._holding, self._compressed = 0, False, 0, False
 
-    async def check_announced(self, headers: Headers) -> None:
-        """Refuse a Content-Length that is too large."""
+    def hold(self, size: int) -> None:
+        """From now on it takes up so many bytes."""
+        self._held(size - self._holding)
+        self._holding = size
+
+    async def check_announced(self, headers: Headers) -> int:
+        """The bytes that it may take up; refuses a Content-Length that is too large."""
         announced = headers.get("content-length")
+        self._compressed = "content-encoding" in headers
         if announced is None:
-            return
+            return self._maximum if "transfer-encoding" in headers else 0
         if not (announced.isascii() and announced.isdigit()):
             raise MalformedBodyError("Content-Length must be a number of bytes")
         if int(announced[:20]) > self._maximum:
             if int(announced[:20]) <= DISCARDED_BYTES and headers.get("expect", "").lower() != "100-continue":
                 await self._discard()
             raise self._too_large()
+        return self._maximum if self._compressed else int(announced[:20])
 
     async def receive(self) -> Message:
         """The next message, within the limits."""
@@ -186,6 +198,8 @@ class _Body:
             if not self._complete:
                 await self._discard()
             raise self._too_large()
+        if self._complete and not self._compressed:
+            self.hold(self._size)
         return message
 
     async def _discard(self) -> None:

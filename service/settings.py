@@ -45,8 +45,8 @@ class Settings(BaseSettings):
         URL that takes OTLP traces over HTTP (``http://collector:4318/v1/traces``); needs the extra ``otel``.
     max_body_bytes, body_seconds
         Largest request body and the longest time its transfer may take.
-    max_uploads
-        Uploads that may be held at once, admitted or not.
+    max_held_bytes
+        Of the bodies of all requests that are not answered yet, admitted or not; more get 429.
     max_image_pixels
         Largest height * width of an uploaded image, before any resizing.
     max_infer_images
@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     keep_alive_seconds: int = Field(default=75, ge=1, le=3600)
     max_body_bytes: int = Field(default=12 * MIB, ge=1024)
     body_seconds: float = Field(default=30.0, gt=0, le=3600)
-    max_uploads: int = Field(default=64, ge=1)
+    max_held_bytes: int = Field(default=768 * MIB, ge=1024)
     max_image_pixels: int = Field(default=16 * MIB, ge=1)
 
     max_infer_images: int = Field(default=16, ge=1, le=1024)

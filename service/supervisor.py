@@ -1,8 +1,9 @@
 """The server's side of the worker process: starts it, sends it runs, and starts it again when it dies.
 
 A run that was under way when the worker died is made again, with the same key and so with the same answer. It is then
-suspect and runs alone; if the worker dies once more, the run is refused from then on, by its digest. Those that were
-under way beside it come to no harm but the delay.
+suspect and runs alone, one suspect after another; if the worker dies once more, the run is refused from then on, by its
+digest. Those that were under way beside it come to no harm but the delay. A suspect that takes long gets company after
+a while, since others wait; a death in company says nothing of it, but that it needs to be watched alone for longer.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .computing import Computed, Machine, Order
+from certification.vocabulary import OutOfTime
+
+from .computing import Computed, Machine, Order, too_late
 from .engine import Cancellation
 from .errors import DeviceFailedError, DrainingError, NotReadyError, PoisonedError
 from .progress import Report
@@ -35,7 +39,10 @@ COMMAND = (sys.executable, "-m", "service.worker")
 LOOK_SECONDS = 0.02
 """Between two looks at whether a run is still waited for."""
 DEATHS = 2
-"""Of the worker under a run, after which it is refused."""
+"""Of the worker under a run, all but the first while it ran alone, after which it is refused."""
+ALONE_SECONDS, LONGER = 10.0, 4.0
+"""For so long a suspect runs alone, or waits for others to end before it begins; so many times as long after each death
+in company."""
 REMEMBERED = 10_000
 BACKOFF_SECONDS = (0.0, 1.0, 5.0, 30.0)
 """Before another start, by how many starts failed in a row."""
@@ -49,6 +56,23 @@ class WorkerError(Exception):
 
 class _Died(Exception):
     """The worker ended under a run."""
+
+
+@dataclass
+class _Suspicion:
+    """Of a run under which the worker has died."""
+
+    deaths: int = 1
+    alone_seconds: float = ALONE_SECONDS
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A run that was sent to the worker."""
+
+    digest: str
+    future: Future[Done]
+    report: Report | None
 
 
 @dataclass(eq=False)
@@ -93,11 +117,12 @@ class Supervisor:
         self._failing = False
         self._failure: str | None = None
         self._closed = False
-        self._runs: dict[int, tuple[Future[Done], Report | None]] = {}
+        self._runs: dict[int, _Running] = {}
         self._numbers = 0
-        self._suspects: OrderedDict[str, int] = OrderedDict()
-        self._suspects_waiting = 0
-        self._alone = False
+        self._suspects: OrderedDict[str, _Suspicion] = OrderedDict()
+        self._reported: set[str] = set()
+        self._claims: dict[object, float] = {}
+        self._suspect_runs = False
         self._device_memory: Mapping[str, int] = {}
         self._thread = threading.Thread(target=self._supervise, name="worker", daemon=True)
 
@@ -160,14 +185,13 @@ class Supervisor:
         """
         digest = _digest(order)
         while True:
-            cancellation.check_wanted()
             try:
                 done = self._run(digest, order, cancellation, report)
             except _Died:
-                self._suspect(digest)
                 continue
+            except OutOfTime:
+                return too_late(order)
             if done.device_failed:
-                self._suspect(digest)
                 raise DeviceFailedError(
                     "the device failed under this request; it is started again", retry_after_seconds=RETRY_SECONDS
                 )
@@ -178,10 +202,8 @@ class Supervisor:
             raise done.result.rebuilt()
 
     def _run(self, digest: str, order: Order, cancellation: Cancellation, report: Report | None) -> Done:
-        """Send a run once and wait for what comes of it; raises :class:`_Died`."""
-        future = Future[Done]()
-        worker, number, suspect = self._begin(digest, cancellation, (future, report))
-        try:
+        """Send a run once and wait for what comes of it; raises :class:`_Died`, and ``OutOfTime`` if it never began."""
+        with self._turn(_Running(digest, Future(), report), cancellation) as (worker, number, future):
             worker.send(Run(number, order, cancellation.deadline, report is not None))
             told: set[type] = set()
             while True:
@@ -191,43 +213,57 @@ class Supervisor:
                     if asked and kind not in told:
                         worker.send(kind(number))
                         told.add(kind)
-        finally:
-            if suspect:
-                with self._changed:
-                    self._alone = False
-                    self._changed.notify_all()
 
-    def _begin(
-        self, digest: str, cancellation: Cancellation, run: tuple[Future[Done], Report | None]
-    ) -> tuple[_Started, int, bool]:
-        """Wait for the worker; a suspect, until nothing else runs, and nothing else begins before it has ended."""
+    @contextmanager
+    def _turn(self, run: _Running, cancellation: Cancellation) -> Iterator[tuple[_Started, int, Future[Done]]]:
+        """Wait for the worker; gives it and the run's number."""
+        claim, begun = object(), time.monotonic()
         with self._changed:
-            suspect = digest in self._suspects
-            if self._suspects.get(digest, 0) >= DEATHS:
-                raise PoisonedError("the worker process died twice under this request: it is not computed again")
-            self._suspects_waiting += suspect
             try:
-                while (worker := self._free_for(suspect)) is None:
-                    cancellation.check_wanted()
+                while (worker := self._free_for(run.digest, claim, begun)) is None:
+                    cancellation.check()
                     self._changed.wait(LOOK_SECONDS)
                     if self._closed:
                         raise DrainingError("the server is shutting down", retry_after_seconds=RETRY_SECONDS)
-            finally:
-                self._suspects_waiting -= suspect
-            self._alone = suspect
+            except BaseException:
+                self._claims.pop(claim, None)
+                raise
+            suspicion = self._suspects.get(run.digest)
+            if suspicion is not None:
+                self._claims[claim] = time.monotonic() + suspicion.alone_seconds
+                self._suspect_runs = True
             self._numbers += 1
-            self._runs[self._numbers] = run
-            return worker, self._numbers, suspect
+            number = self._numbers
+            self._runs[number] = run
+        try:
+            yield worker, number, run.future
+        finally:
+            with self._changed:
+                self._claims.pop(claim, None)
+                self._suspect_runs &= suspicion is None
+                self._changed.notify_all()
 
-    def _free_for(self, suspect: bool) -> _Started | None:
-        """The worker, if a run may begin now."""
-        if self._ready is None or self._failing or self._alone or (self._runs if suspect else self._suspects_waiting):
-            return None
-        return self._worker
+    def _free_for(self, digest: str, claim: object, since: float) -> _Started | None:
+        """The worker, if a run that waits since then may begin now; raises :class:`PoisonedError` if it never may."""
+        suspicion, now = self._suspects.get(digest), time.monotonic()
+        if suspicion is None:
+            is_free = all(until <= now for until in self._claims.values())
+        elif suspicion.deaths >= DEATHS:
+            raise PoisonedError("the worker process died twice under this request: it is not computed again")
+        else:
+            latest = self._claims[claim] = since + suspicion.alone_seconds
+            is_free = not self._suspect_runs and (not self._runs or now >= latest)
+        return self._worker if is_free and self._ready is not None and not self._failing else None
 
-    def _suspect(self, digest: str) -> None:
-        with self._changed:
-            self._suspects[digest] = self._suspects.pop(digest, 0) + 1
+    def _suspect(self, digests: set[str]) -> None:
+        """The worker has died under these runs."""
+        for digest in digests:
+            known = self._suspects.pop(digest, None)
+            if known is not None and len(digests) == 1:
+                known.deaths += 1
+            elif known is not None:
+                known.alone_seconds *= LONGER
+            self._suspects[digest] = known or _Suspicion()
             if len(self._suspects) > REMEMBERED:
                 self._suspects.popitem(last=False)
 
@@ -243,13 +279,23 @@ class Supervisor:
         while not self._closed:
             if not self._sleep(BACKOFF_SECONDS[min(failed, len(BACKOFF_SECONDS) - 1)]):
                 return
-            worker = self._spawn()
+            try:
+                worker = self._spawn()
+            except OSError as error:
+                logger.error("the worker process cannot be started: %s", error)
+                failed += 1
+                with self._changed:
+                    self._failure = self._failure or f"the worker process cannot be started: {error}"
+                    self._changed.notify_all()
+                continue
             status = self._read(worker)
             was_ready = self._ready is not None
             failed = 0 if was_ready else failed + 1
             with self._changed:
                 self._ready, self._worker, self._failing = None, None, False
                 runs, self._runs = self._runs, {}
+                self._suspect(self._reported | {run.digest for run in runs.values()})
+                self._reported = set()
                 self._failure = self._failure or f"the worker process ended with status {status} while it started"
                 self._changed.notify_all()
             if was_ready:
@@ -259,8 +305,8 @@ class Supervisor:
                 logger.error("the worker process ended with status %d under %d runs", status, len(runs))
                 self._on_death(cause)
             # Last: whoever has the answer finds the death counted.
-            for future, _ in runs.values():
-                future.set_exception(_Died())
+            for run in runs.values():
+                run.future.set_exception(_Died())
 
     def _sleep(self, seconds: float) -> bool:
         """Wait; whether the server goes on."""
@@ -269,9 +315,12 @@ class Supervisor:
 
     def _spawn(self) -> _Started:
         ours, theirs = Pipe()
-        with self._changed:
-            process = subprocess.Popen([*COMMAND, str(theirs.fileno())], pass_fds=[theirs.fileno()])
-            theirs.close()
+        with self._changed, theirs:
+            try:
+                process = subprocess.Popen([*COMMAND, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise
             worker = self._worker = _Started(process, ours)
         worker.send(self._settings)
         return worker
@@ -299,16 +348,18 @@ class Supervisor:
         with self._changed:
             run = self._runs.pop(done.number, None)
             self._failing |= done.device_failed  # its process ends now: no run shall begin there
-            self._device_memory = done.device_memory
+            if run is not None and done.device_failed:
+                self._reported.add(run.digest)
+            self._device_memory = done.device_memory or self._device_memory
             self._changed.notify_all()
         if run is not None:
-            run[0].set_result(done)
+            run.future.set_result(done)
 
     def _tell(self, told: Told) -> None:
         with self._changed:
-            _, report = self._runs.get(told.number, (None, None))
-        if report is not None:
-            report(told.news)
+            run = self._runs.get(told.number)
+        if run is not None and run.report is not None:
+            run.report(told.news)
 
 
 def _digest(order: Order) -> str:

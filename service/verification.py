@@ -14,6 +14,7 @@ from models.registry import LoadedModel, UnknownModelError
 
 from .certificate import NOT_REPLAYED, Certificate, image_facts, reply_document, runtime_of
 from .certifier import Certifier, Task
+from .computing import Replay
 from .engine import Cancellation
 from .planning import Chosen
 from .schemas import DifferenceReply, VerifyReply
@@ -67,13 +68,14 @@ class Verification:
         # a value that had to be converted, or a member that is not read, was never written by a server
         if differences := list(_differences("certificate", signed.document, self.certificate.to_json())):
             raise self.refusal("the document is malformed", differences)
-        here = runtime_of(self.certificate.replay, certifier.machine).model_dump()
-        self._runtime = list(_differences("runtime", signed.document["runtime"], here))
+        self._runtime = self._runtime_differences(self.certificate.replay)
         self._model = self._find_model()
         self._check_plan()
 
-    def prepare(self, image: bytes, deadline_ms: int | None = None) -> Task[CertificationPlan]:
-        """Decode the image and compare it; ``deadline_ms`` as in a request.
+    def prepare(
+        self, image: bytes, deadline_ms: int | None = None, since: float | None = None
+    ) -> Task[CertificationPlan]:
+        """Decode the image and compare it; ``deadline_ms`` as in a request, which was there at ``since``.
 
         Raises
         ------
@@ -83,7 +85,7 @@ class Verification:
             If it is another one.
         """
         chosen = Chosen(self._model, self.certificate.plan)
-        task = self._certifier.prepare_replay(chosen, image, self.certificate.replay, deadline_ms)
+        task = self._certifier.prepare_replay(chosen, image, self.certificate.replay, deadline_ms, since)
         # another file may hold the same pixels, and they are what was certified
         recorded, found = (
             facts.model_dump(exclude={"sha256"}) for facts in (self.certificate.image, image_facts(task))
@@ -99,6 +101,7 @@ class Verification:
         except CertificationError as error:
             return self._reply(f"the run cannot be made: {error}", [])
         self.votes = outcome.counts.votes
+        self._runtime = self._runtime_differences(task.replay)
         made = reply_document(self._certifier.reply(task, outcome))
         claimed = {name: value for name, value in self.certificate.reply.items() if name not in NOT_REPLAYED}
         differences = list(_differences("reply", claimed, made))
@@ -110,6 +113,11 @@ class Verification:
         if self._runtime:
             reason += "; it was made by other software or on another device, whose last bits may differ by a few votes"
         return self._reply(reason, differences)
+
+    def _runtime_differences(self, replay: Replay) -> list[DifferenceReply]:
+        """Of what the last bits may depend on; the sizes of batches too, where memory was short."""
+        here = runtime_of(replay, self._certifier.machine).model_dump()
+        return list(_differences("runtime", self._signed.document["runtime"], here))
 
     def _find_model(self) -> LoadedModel:
         recorded = self.certificate.model

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 
@@ -98,7 +98,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a run; ``device_memory`` in bytes by kind, where the device has its own."""
+    """What came of a run; ``device_memory`` in bytes by kind, where there was an answer and the device has its own."""
 
     number: int
     result: Computed | Raised
@@ -160,20 +160,24 @@ class _Worker:
                 running.hurry()
 
     def _run(self, message: Run, cancellation: Cancellation) -> None:
-        result: Computed | Raised
-        failed = False
+        number = message.number
         try:
-            report = partial(self._tell, message.number) if message.watched else None
+            report = partial(self._tell, number) if message.watched else None
             result = self._computer.compute(message.order, cancellation, report)
+            done = Done(number, result, device_memory=_device_memory(self._computer.machine.device))
         except BaseException as error:
-            result, failed = Raised.of(error), is_device_failure(error)
-            if failed:
+            done = Done(number, Raised.of(error), is_device_failure(error))
+            if done.device_failed:
                 logging.getLogger("surety").exception("the device failed")
-        self._running.pop(message.number, None)
+        self._running.pop(number, None)
         with self._sending:
-            self._connection.send(Done(message.number, result, failed, _device_memory(self._computer.machine.device)))
-            if failed:
-                os._exit(DEVICE_FAILED)
+            try:
+                self._connection.send(done)
+            except Exception as error:  # it cannot be pickled
+                self._connection.send(replace(done, result=Raised.of(RuntimeError(repr(error)))))
+            finally:
+                if done.device_failed:
+                    os._exit(DEVICE_FAILED)
 
     def _tell(self, number: int, news: News) -> None:
         with self._sending:

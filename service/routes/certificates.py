@@ -1,5 +1,7 @@
 """Certificates that were stored: read, verified, deleted; and the public key that signs them."""
 
+import time
+
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -45,13 +47,14 @@ async def verify_certificate(request: Request, certificate_id: str) -> VerifyRep
     certifier, records = services.lifecycle.certifier, services.records
     record = await run_in_threadpool(records.get, certificate_id)
     fields, image = await _submission(request, record)
+    since = time.monotonic()
 
     def prepare() -> tuple[Verification, Task[CertificationPlan]]:
         trusted = records.signing_key.public_key
         verification = Verification(Signed.from_text(record.signed), certifier, trusted)
         if verification.certificate.id != record.id:
             raise verification.refusal("it is stored under another id")
-        return verification, verification.prepare(image, fields.deadline_ms)
+        return verification, verification.prepare(image, fields.deadline_ms, since)
 
     try:
         verification, task = await services.engine.check(prepare)

@@ -1,5 +1,7 @@
 """``POST /v1/certify``."""
 
+import time
+
 from fastapi import APIRouter, Request
 
 from certification.plan import CertificationPlan
@@ -25,7 +27,8 @@ async def certify(request: Request) -> CertifyReply:
     services = services_of(request)
     certifier = services.lifecycle.certifier
     fields, image = await read_submission(request, CertifyFields)
-    task = await services.engine.check(lambda: certifier.prepare_certify(fields, image))
+    since = time.monotonic()
+    task = await services.engine.check(lambda: certifier.prepare_certify(fields, image, since))
     request.scope["surety"].clock = task.clock
     reply = await services.engine.run(
         lambda cancellation: certified(services, certifier, task, cancellation), lambda: client_gone(request),

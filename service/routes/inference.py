@@ -1,5 +1,6 @@
 """The Open Inference Protocol, version 2 (``/v2``), for clients of KServe and Triton."""
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -117,12 +118,13 @@ async def _read(request: Request) -> tuple[bytes, str | None]:
 
 
 async def _answers(
-    request: Request, images: Sequence[Image], prepare: Callable[[Image], T], compute: Callable[[T, Cancellation], A]
+    request: Request, images: Sequence[Image], prepare: Callable[..., T], compute: Callable[[T, Cancellation], A]
 ) -> list[A]:
     """One image after another, under one permit and one deadline."""
     engine = services_of(request).engine
     # Each row is decoded in a turn of its own, so that a batch does not hold up the requests behind it.
-    tasks = [await engine.check(partial(_prepare_row, prepare, row, image)) for row, image in enumerate(images)]
+    once = partial(prepare, since=time.monotonic())
+    tasks = [await engine.check(partial(_prepare_row, once, row, image)) for row, image in enumerate(images)]
     request.scope["surety"].clock = tasks[0].clock
     short, seconds = len(tasks) == 1 and tasks[0].short, sum(task.seconds for task in tasks)
     return await engine.run(

@@ -1,5 +1,7 @@
 """``POST /v1/predict``."""
 
+import time
+
 from fastapi import APIRouter, Request
 
 from ..body import read_submission
@@ -21,7 +23,8 @@ async def predict(request: Request) -> PredictReply:
     services = services_of(request)
     certifier = services.lifecycle.certifier
     fields, image = await read_submission(request, PredictFields)
-    task = await services.engine.check(lambda: certifier.prepare_predict(fields, image))
+    since = time.monotonic()
+    task = await services.engine.check(lambda: certifier.prepare_predict(fields, image, since))
     request.scope["surety"].clock = task.clock
     reply = await services.engine.run(
         lambda cancellation: certifier.predict(task, cancellation), lambda: client_gone(request),

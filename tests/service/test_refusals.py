@@ -8,6 +8,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from service.errors import TYPE_PREFIX
 
-from .conftest import Running, Start
+from .conftest import Running, Start, until
 from .pictures import SIDE, colour, encode, grey, png
 from .test_images import BOMBS, FILES
 
@@ -336,14 +337,24 @@ def test_no_upload_is_written_to_a_disk(server: Running, tmp_path: Path, monkeyp
     assert server.predict(large, model="rgb", guarantee="heuristic").status_code == 200
 
 
-def test_uploads_at_once_are_limited(start: Start) -> None:
-    with start(max_uploads=1) as server:
+@pytest.mark.parametrize("announced", ["Content-Length: 2000", "Transfer-Encoding: chunked"])
+def test_the_bytes_of_uploads_are_limited(start: Start, announced: str) -> None:
+    """Of those that are on their way too, by what was announced; their number is not."""
+    with start(max_body_bytes=2048, max_held_bytes=2900) as server:
         host, port = server.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            head = "POST /v1/certify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
-            time.sleep(0.2)
-            check(server, server.certify(), 429, "overloaded")
+        head = "POST /v1/certify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        with socket.create_connection((host, int(port)), timeout=10) as large:
+            large.sendall(f"{head}{announced}\r\n\r\n".encode())
+            with ExitStack() as small:
+                for _ in range(7):
+                    connection = small.enter_context(socket.create_connection((host, int(port)), timeout=10))
+                    connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+                time.sleep(0.2)
+                check(server, server.certify(), 429, "overloaded")
+            until(lambda: server.certify().status_code == 200)
+            compressed = server.client.post("/v2/models/m/infer", content=b"x", headers={"Content-Encoding": "gzip"})
+            assert compressed.status_code == 429
+        until(lambda: server.certify().status_code == 200)
 
 
 @pytest.mark.parametrize(
