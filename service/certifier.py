@@ -196,20 +196,19 @@ class Certifier:
         return self._settings.batch_size or default_batch_size(self.machine.device, numbers)
 
     def _noise_key(self, chosen: Chosen[P], image: DecodedImage) -> bytes:
-        """The same image gets the same noise, which nobody outside can foresee (docs/guarantees.md, B.7).
+        """The same request gets the same noise, which nobody outside can foresee (docs/guarantees.md, B.7).
 
-        Fresh noise would let a client send an image again until it passes; so would noise that follows from settings,
-        of which there is always one that changes nothing else, and servers behind one address with secrets of their
-        own, once for each, which is why they share ``noise_secret``.
+        Fresh noise would let a client send an image again until it passes; so would servers behind one address with
+        secrets of their own, once for each, which is why they share ``noise_secret``. Other settings are another
+        request, with noise of its own: certificates publish their keys, and one must not foretell the next.
         """
         asked = {
             "image": hashlib.sha256(image.pixels.tobytes()).hexdigest(),
-            "shape": image.pixels.shape,
             "model": chosen.model.digest,
-            "transformation": str(chosen.plan.transformation),
             "plan": type(chosen.plan).__name__,
+            "settings": asdict(chosen.plan),
         }
-        message = json.dumps(asked, sort_keys=True).encode()
+        message = json.dumps(asked, sort_keys=True, default=str).encode()
         return hmac.digest(self._secret, message, "sha256")
 
     def _answer(self, task: Task[P], found: Outcome | Prediction) -> dict[str, Any]:

@@ -348,8 +348,8 @@ class Engine:
                 while (work := self._next()) is None:
                     if self._closed:
                         return
-                    # One that runs may become overdue, which nobody tells.
-                    self._changed.wait(LOOK_SECONDS if self._short else None)
+                    # One that runs may become overdue, and one that waits lose its patience, which nobody tells.
+                    self._changed.wait(LOOK_SECONDS if self._short or self._long else None)
                 work.begun = time.monotonic()
                 self._running.add(work)
             try:

@@ -176,7 +176,7 @@ class ErrorBoundReply(Reply):
     """The bound of the interpolation error that was used (l2 norm, intensity); null where none was found."""
 
     error_bound: float | None = Field(description="E.")
-    rho_E: float = Field(description="Probability of a drawn parameter with an error above E, at most; 0 with per_draw.")
+    rho_E: float = Field(description="Probability of a drawn parameter with an error above E, at most; 0 if per_draw.")
     q_E: float | None = Field(description="Distributional: share of images for which E holds, at least.")
     confidence: float | None = Field(description="Distributional: confidence of q_E.")
     draws: int | None = Field(description="Individual: parameters at which this image's error was bounded.")

@@ -174,7 +174,8 @@ class _Worker:
             try:
                 self._connection.send(done)
             except Exception as error:  # it cannot be pickled
-                self._connection.send(replace(done, result=Raised.of(RuntimeError(repr(error)))))
+                unsaid = RuntimeError(f"{done.result!r} cannot be sent: {error!r}")
+                self._connection.send(replace(done, result=Raised.of(unsaid)))
             finally:
                 if done.device_failed:
                     os._exit(DEVICE_FAILED)

@@ -18,6 +18,16 @@ whose device fails unless the file is there that :data:`MARK` names."""
 MARK = "DYING_WORKER_MARK"
 
 
+def broken(*ignored: object) -> torch.AcceleratorError:
+    """What CUDA answers to everything from then on."""
+    service.worker._device_memory = fail
+    return torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def fail(device: str) -> Any:
+    raise broken()
+
+
 def grey_of(votes: Any) -> int:
     return round(float(votes.image.mean()) * 255)
 
@@ -36,7 +46,7 @@ class Votes(service.computing.BaseClassifierVotes):
         if grey_of(self) == KILLS:
             os.kill(os.getpid(), signal.SIGKILL)
         if grey_of(self) == FAILS or (grey_of(self) == FAILS_ONCE and failed_first()):
-            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+            raise broken()
         return super().class_counts(n, pixel_noise=pixel_noise)
 
     def _classify(self, images: torch.Tensor) -> torch.Tensor:

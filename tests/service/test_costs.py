@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from certification.outcome import Counts, Prediction
+from certification.procedures import too_late_to_certify
 from certification.vocabulary import StoppedBy
 from service.clock import STAGES
 from service.costs import Costs
-from service.schemas import PredictFields
+from service.schemas import CertifyFields, PredictFields
 
 from .conftest import Running
 from .pictures import encode, grey
@@ -33,3 +34,16 @@ def test_load_changes_what_a_request_is_expected_to_take_but_not_its_lane(server
     # every vote took ten times as long, and none more than the plan's was needed
     assert costs.expected(task.model, task.plan) == pytest.approx(10 * votes * VOTE, rel=0.01)
     assert costs.expected(task.model, task.plan, alone=True) == pytest.approx(votes * VOTE, rel=0.01)
+
+
+def test_a_run_that_was_cut_short_makes_none_of_its_kind_cheaper(server: Running) -> None:
+    """It would have needed more than it had."""
+    certifier = server.services.lifecycle.certifier
+    task = certifier.prepare_certify(CertifyFields(guarantee="individual"), encode(grey(), "PNG"))
+    costs, whole = Costs({task.model.card.id: VOTE}), {**dict.fromkeys(STAGES, 0.0), "bound": 2.0}
+    costs.learn(task.model, task.plan, too_late_to_certify(task.plan, 500), whole)
+    before = costs.expected(task.model, task.plan)
+    assert before > 0.1
+    for _ in range(50):
+        costs.learn(task.model, task.plan, too_late_to_certify(task.plan), dict.fromkeys(STAGES, 0.0))
+    assert costs.expected(task.model, task.plan) == before

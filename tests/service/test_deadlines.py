@@ -13,6 +13,7 @@ import pytest
 import service.computing
 from models.votes import BaseClassifierVotes
 from service.demo import SAMPLES
+from service.engine import DECODERS
 from service.keys import Scope, make_key, write_keys
 from service.settings import SHIPPED_ZOO
 
@@ -175,6 +176,33 @@ def test_the_ceiling_is_the_server_s(start: Start) -> None:
         assert refused.status_code == 422
         assert (refused.json()["field"], refused.json()["maximum"]) == ("deadline_ms", 1000)
         assert server.certify(guarantee="heuristic", deadline_ms=1000).status_code == 200
+
+
+def test_a_ceiling_below_the_default_is_the_default(start: Start) -> None:
+    with start(max_deadline_ms=60_000) as server:
+        certificate = server.certify(guarantee="heuristic")
+        assert certificate.status_code == 200
+        verified = server.post(f"/v1/certificates/{certificate.json()['certificate_id']}/verify")
+        assert verified.json()["verified"]
+
+
+def test_the_time_until_an_image_is_decoded_counts_too(server: Running) -> None:
+    """However many others are decoded first."""
+    engine, held = server.services.engine, threading.Event()
+    busy = [engine._decoders.submit(held.wait, 60) for _ in range(DECODERS)]
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            asked = [
+                pool.submit(server.certify, **SLOW, deadline_ms=400),
+                pool.submit(server.predict, guarantee="heuristic", deadline_ms=400),
+            ]
+            time.sleep(0.8)
+        finally:
+            held.set()
+        for one in asked:
+            answer = one.result(60).json()
+            assert (answer["stopped_by"], answer["counts"]["votes"]) == ("deadline", 0)
+    assert all(one.result(60) for one in busy)
 
 
 @pytest.mark.parametrize("deadline", [0, -5, "soon", 1.5, True])

@@ -206,6 +206,47 @@ def test_a_long_work_waits_for_short_ones_as_long_as_its_patience(patience: floa
     play(scene, 1, patience=patience)
 
 
+def test_a_long_work_that_has_lost_its_patience_begins_beside_short_ones_that_are_not() -> None:
+    """However many of those come."""
+
+    async def scene(engine: Engine) -> None:
+        overdue, long = Work(), Work()
+        tasks = [asyncio.create_task(engine.run(overdue, never, seconds=0.01))]
+        await until(overdue.begun.is_set)
+        await asyncio.sleep(0.05)
+        tasks.append(asyncio.create_task(engine.run(long, never, seconds=LONG)))
+        await asyncio.sleep(0.2)
+        assert not long.begun.is_set()
+        await until(long.begun.is_set)
+        for work in (overdue, long):
+            work.gate.set()
+        assert await asyncio.gather(*tasks) == ["done"] * 2
+
+    play(scene, 2, short=0.02, patience=0.5)
+
+
+def test_a_work_counts_until_its_deadline_at_most() -> None:
+    """Whatever it asks for: it ends there."""
+
+    async def scene(engine: Engine) -> None:
+        works = [Work() for _ in range(3)]
+        now = time.monotonic()
+        tasks = [
+            asyncio.create_task(engine.run(work, never, seconds=1e6, deadline=now + 20 * (1 + number)))
+            for number, work in enumerate(works)
+        ]
+        await until(lambda: (engine.running, engine.waiting) == (1, 2))
+        assert 110 < engine.queue_seconds <= 120
+        with pytest.raises(OverloadedError) as caught:
+            await engine.run(Work(), never, seconds=1.0)
+        assert caught.value.members["retry_after_seconds"] <= 20
+        for work in works:
+            work.gate.set()
+        await asyncio.gather(*tasks)
+
+    play(scene, 1, 100.0, short=0.1)
+
+
 def test_a_permit_is_free_again_after_success_and_failure() -> None:
     def fail(_: Cancellation) -> None:
         raise ValueError

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,14 @@ import torch
 
 import service.precedence
 import service.supervisor
+import service.worker
 from certification.vocabulary import CalibrationError, PlanError
 from models.batches import nothing
 from service.certifier import Certifier, Task
 from service.computing import LocalComputer, Order, Raised, is_shortage
 from service.engine import Cancellation, Cancelled
 from service.errors import DeviceFailedError, DrainingError, FieldError, NotReadyError, PoisonedError, problem_of
-from service.schemas import CertifyFields, CertifyReply
+from service.schemas import CertifyFields, CertifyReply, PredictFields
 from service.settings import Settings
 from service.supervisor import Supervisor, WorkerError
 from service.worker import is_device_failure
@@ -69,7 +73,10 @@ def deaths(server: Running, cause: str) -> float:
 def order_of(server: Running, level: int | None = None, **fields: Any) -> Order:
     certifier: Certifier = server.services.lifecycle.certifier
     image = encode(grey(), "PNG") if level is None else picture(level)
-    task: Task[Any] = certifier.prepare_certify(CertifyFields(**{**CHEAP, **fields}), image)
+    return ordered(certifier.prepare_certify(CertifyFields(**{**CHEAP, **fields}), image))
+
+
+def ordered(task: Task[Any]) -> Order:
     return Order(task.model.card.id, task.model.digest, task.plan, task.image.pixels, task.replay)
 
 
@@ -167,6 +174,12 @@ def test_a_worker_that_is_killed_costs_nobody_an_answer(guarded: Running) -> Non
         reply = guarded.client.get("/health/ready")
         assert (reply.status_code, reply.json()["type"]) == (503, "urn:surety:problem:not_ready")
         assert guarded.certify(**CHEAP).status_code == 503
+        late = computer.compute(orders[0], Cancellation(time.monotonic() + 0.1)).found
+        assert (late.stopped_by, late.counts.votes, late.label) == ("deadline", 0, None)
+        certifier: Certifier = guarded.services.lifecycle.loaded
+        prediction = ordered(certifier.prepare_predict(PredictFields(**CHEAP), picture(WAITS)))
+        predicted = computer.compute(prediction, Cancellation(time.monotonic())).found
+        assert (predicted.stopped_by, predicted.counts.votes, predicted.label) == ("deadline", 0, None)
         for path in ("/health/live", "/v1/models", "/v1/bounds", f"/v1/certificates/{stored}", "/v1/keys/signing"):
             assert guarded.client.get(path).status_code == 200, path
         assert [run.result(COMPILING).found for run in runs] == expected
@@ -174,6 +187,89 @@ def test_a_worker_that_is_killed_costs_nobody_an_answer(guarded: Running) -> Non
     assert deaths(guarded, "crash") == before + 1
     assert sample(guarded, "surety_ready") == 1.0
     assert not computer._suspects
+
+
+def test_two_of_the_same_under_one_death_are_no_poison(guarded: Running) -> None:
+    computer, order = supervisor(guarded), order_of(guarded, WAITS, guarantee="heuristic", attack_range=45, alpha=1e-4)
+    assert computer.process_id is not None
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(computer.compute, order, Cancellation()) for _ in range(3)]
+        until(lambda: len(computer._runs) == 3)
+        os.kill(computer.process_id, signal.SIGKILL)
+        found = [run.result(COMPILING).found for run in runs]
+    assert found[0].label is not None
+    assert found == found[:1] * 3
+
+
+def test_a_suspect_that_takes_long_gets_company(guarded: Running) -> None:
+    """It is not alone for longer than it is watched; nor are others kept waiting until those before it have ended."""
+    computer, slow = supervisor(guarded), order_of(guarded, WAITS, **SLOW)
+    for suspect in (True, False):
+        digest = service.supervisor._digest(slow if suspect else order_of(guarded))
+        computer._suspects[digest] = service.supervisor._Suspicion(alone_seconds=0.5)
+        cancellation = Cancellation()
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(computer.compute, slow, cancellation)
+            until(lambda: bool(computer._runs))
+            begun = time.monotonic()
+            assert computer.compute(order_of(guarded), Cancellation()).found.label is not None
+            assert time.monotonic() - begun > 0.3
+            assert not run.done()
+            cancellation.cancel()
+            with pytest.raises(Cancelled):
+                run.result(30)
+        computer._suspects.clear()
+
+
+def test_a_death_in_company_is_not_the_suspects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts alone only, and is watched for longer the next time."""
+    computer = Supervisor(Settings())
+    computer._suspect({"long", "new"})
+    assert [one.deaths for one in computer._suspects.values()] == [1, 1]
+    for _ in range(2):
+        computer._suspect({"long", "another"})
+    long = computer._suspects["long"]
+    assert (long.deaths, long.alone_seconds) == (1, 16 * service.supervisor.ALONE_SECONDS)
+    computer._suspect({"long"})
+    with pytest.raises(PoisonedError):
+        computer._free_for("long", object(), 0.0)
+
+
+def test_a_worker_is_started_again_though_that_fails_at_first(
+    guarded: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no memory or no descriptor left for it."""
+    computer = supervisor(guarded)
+    failures = [OSError(24, "Too many open files")]
+    popen: Any = subprocess.Popen
+
+    def start(*arguments: Any, **named: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return popen(*arguments, **named)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert computer.process_id is not None
+    os.kill(computer.process_id, signal.SIGKILL)
+    until(lambda: not failures and guarded.client.get("/health/ready").status_code == 200, COMPILING)
+    assert guarded.certify(**CHEAP).status_code == 200
+
+
+def test_an_error_that_cannot_be_sent_is_told_all_the_same() -> None:
+    """Else whoever waits for the run would do so for ever."""
+
+    class Stuck:
+        def compute(self, *ignored: Any) -> Any:
+            error = ValueError("no way out")
+            error.lock = threading.Lock()  # type: ignore[attr-defined]
+            raise error
+
+    ours, theirs = Pipe()
+    stuck: Any = Stuck()
+    service.worker._Worker(theirs, stuck)._run(service.worker.Run(7, stuck, 0.0, False), Cancellation())
+    done = ours.recv()
+    assert (done.number, done.device_failed) == (7, False)
+    assert "no way out" in str(done.result.rebuilt())
 
 
 def test_a_request_that_kills_the_worker_twice_is_refused_by_digest(guarded: Running) -> None:
@@ -211,8 +307,11 @@ def test_what_is_a_device_failure_and_what_a_shortage() -> None:
     cuda = torch.AcceleratorError("CUDA error: device-side assert triggered")
     old = RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
     full = torch.OutOfMemoryError("CUDA out of memory.")
+    outside = torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+    library = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
     assert [is_device_failure(one) for one in (cuda, old, full, ValueError("CUDA error"))] == [True, True, False, False]
-    assert [is_shortage(one) for one in (cuda, old, full, MemoryError())] == [False, False, True, True]
+    assert [is_shortage(one) for one in (cuda, old, ValueError("CUDA error: out of memory"))] == [False] * 3
+    assert [is_shortage(one) for one in (full, outside, library, MemoryError())] == [True] * 4
 
 
 def test_memory_of_both_processes_is_shown(guarded: Running) -> None:
