@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import subprocess
 import sys
 import threading
@@ -122,6 +123,7 @@ class Supervisor:
         self._suspects: OrderedDict[str, _Suspicion] = OrderedDict()
         self._reported: set[str] = set()
         self._claims: dict[object, float] = {}
+        """Of suspects that run or wait: until when they keep others from beginning."""
         self._suspect_runs = False
         self._device_memory: Mapping[str, int] = {}
         self._thread = threading.Thread(target=self._supervise, name="worker", daemon=True)
@@ -217,10 +219,10 @@ class Supervisor:
     @contextmanager
     def _turn(self, run: _Running, cancellation: Cancellation) -> Iterator[tuple[_Started, int, Future[Done]]]:
         """Wait for the worker; gives it and the run's number."""
-        claim, begun = object(), time.monotonic()
+        claim = object()
         with self._changed:
             try:
-                while (worker := self._free_for(run.digest, claim, begun)) is None:
+                while (worker := self._free_for(run.digest, claim)) is None:
                     cancellation.check()
                     self._changed.wait(LOOK_SECONDS)
                     if self._closed:
@@ -243,17 +245,21 @@ class Supervisor:
                 self._suspect_runs &= suspicion is None
                 self._changed.notify_all()
 
-    def _free_for(self, digest: str, claim: object, since: float) -> _Started | None:
-        """The worker, if a run that waits since then may begin now; raises :class:`PoisonedError` if it never may."""
+    def _free_for(self, digest: str, claim: object) -> _Started | None:
+        """The worker, if a waiting run may begin now; raises :class:`PoisonedError` if it never may."""
         suspicion, now = self._suspects.get(digest), time.monotonic()
+        is_ready = self._ready is not None and not self._failing
         if suspicion is None:
             is_free = all(until <= now for until in self._claims.values())
         elif suspicion.deaths >= DEATHS:
             raise PoisonedError("the worker process died twice under this request: it is not computed again")
         else:
-            latest = self._claims[claim] = since + suspicion.alone_seconds
-            is_free = not self._suspect_runs and (not self._runs or now >= latest)
-        return self._worker if is_free and self._ready is not None and not self._failing else None
+            if not is_ready:
+                self._claims[claim] = math.inf
+            elif self._claims.get(claim, math.inf) == math.inf:
+                self._claims[claim] = now + suspicion.alone_seconds
+            is_free = not self._suspect_runs and (not self._runs or now >= self._claims[claim])
+        return self._worker if is_ready and is_free else None
 
     def _suspect(self, digests: set[str]) -> None:
         """The worker has died under these runs."""

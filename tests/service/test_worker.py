@@ -232,7 +232,7 @@ def test_a_death_in_company_is_not_the_suspects(monkeypatch: pytest.MonkeyPatch)
     assert (long.deaths, long.alone_seconds) == (1, 16 * service.supervisor.ALONE_SECONDS)
     computer._suspect({"long"})
     with pytest.raises(PoisonedError):
-        computer._free_for("long", object(), 0.0)
+        computer._free_for("long", object())
 
 
 def test_a_worker_is_started_again_though_that_fails_at_first(
