@@ -106,8 +106,8 @@ class Edge:
         self._engines, self._secret = engines, secret
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Called by Ray Serve in every replica."""
-        settings = Settings()
+        """Called by Ray Serve in every replica; raises SettingsError as :func:`app` does."""
+        settings = _settings()
         logs.configure(settings)
         changes = {"noise_secret": self._secret, "max_running": settings.ray_orders}
         made = create_app(settings.model_copy(update=changes), load=self._load)
@@ -142,8 +142,7 @@ def app(scale: Scale) -> serve.Application:
         If anybody could reach the edges and there are no keys: Serve's proxies listen where it is told, often on
         all addresses.
     """
-    settings = Settings()
-    check_exposure(settings.model_copy(update={"host": ANYWHERE}))
+    settings = _settings()
     shutdown = settings.default_deadline_ms / 1000.0 + SHUTDOWN_SECONDS
     policy = AutoscalingPolicy(  # type: ignore[no-untyped-call]
         policy_function=QueueSeconds, policy_kwargs={"target_seconds": scale.queue_seconds}
@@ -158,3 +157,10 @@ def app(scale: Scale) -> serve.Application:
     )(Engines)
     edges = serve.deployment(num_replicas=scale.edges, **common)(Edge)
     return edges.bind(engines.bind(), settings.noise_secret or SecretStr(secrets.token_hex(32)))
+
+
+def _settings() -> Settings:
+    """Those of this process; raises SettingsError where they let strangers in."""
+    settings = Settings()
+    check_exposure(settings.model_copy(update={"host": ANYWHERE}))
+    return settings

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -184,6 +185,21 @@ def test_the_kill_of_an_engine_changes_no_certificate(
     assert "a vote engine ended" in caplog.text
     for order, computed in zip(orders, there, strict=True):
         assert computed.found == one_process.computer.compute(order, Cancellation()).found
+
+
+def test_an_edge_that_anybody_could_reach_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment may be another than that of whoever deployed it."""
+    from pydantic import SecretStr
+
+    from service import ray_app
+    from service.settings import SettingsError
+
+    edge: Any = SimpleNamespace(_secret=SecretStr(SECRET), _load=None)
+    monkeypatch.delenv("SURETY_ALLOW_PUBLIC_WITHOUT_KEYS", raising=False)
+    with pytest.raises(SettingsError, match="no API keys"):
+        ray_app.Edge.__serve_build_asgi_app__(edge)
+    monkeypatch.setenv("SURETY_ALLOW_PUBLIC_WITHOUT_KEYS", "true")
+    assert ray_app.Edge.__serve_build_asgi_app__(edge).state.services is edge._services
 
 
 def engine_processes() -> list[int]:
