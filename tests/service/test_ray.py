@@ -18,6 +18,7 @@ import pytest
 
 from service.computing import Order
 from service.engine import Cancellation, Cancelled
+from service.progress import Progress
 
 from .clusters import IGNORED, local_cluster
 from .conftest import COMPILING, Running, until
@@ -169,6 +170,38 @@ def test_refusals_arrive_as_themselves(cluster: Cluster, one_process: OneProcess
     order = Order(**{**vars(one_process.order()), "digest": "0" * 64})
     with pytest.raises(VoteEnginesError, match="another version of constant-rotation"):
         cluster.computer.compute(order, Cancellation())
+
+
+def test_an_engine_whose_device_fails_is_replaced(cluster: Cluster, one_process: OneProcess, tmp_path: Path) -> None:
+    """CUDA's errors stay until a process ends: whoever meets one is answered by the next process."""
+    from ray import serve
+
+    from service.ray_app import Engines
+    from service.ray_computer import RayComputer
+
+    class Failing(Engines):
+        """Its device has failed, but in the process that starts after ``failed`` was written."""
+
+        def __init__(self, failed: Path) -> None:
+            super().__init__()
+            computer: Any = self._computer
+            if not failed.exists():
+                computer.compute = lambda *_: fail(failed)
+
+    def fail(failed: Path) -> None:
+        import torch
+
+        failed.touch()
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    engines = serve.run(serve.deployment(Failing).bind(tmp_path / "failed"), name="failing", route_prefix=None)
+    try:
+        order = one_process.order(guarantee="heuristic")
+        found = RayComputer(engines).compute(order, Cancellation(), Progress()).found
+        assert found == one_process.computer.compute(order, Cancellation()).found
+        assert (tmp_path / "failed").exists()
+    finally:
+        serve.delete("failing")
 
 
 def test_the_kill_of_an_engine_changes_no_certificate(
