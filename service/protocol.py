@@ -60,7 +60,14 @@ class TimedProtocol(H11Protocol):
         self._reprieve()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP like every other refusal."""
+        """Answer what is not HTTP like every other refusal, unless that comes within or after another answer."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        if self.cycle is not None:
+            # The app may be at the request whose body this was.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         answer = ProblemResponse(HTTP_KINDS[400], msg, instance="/", headers={"Connection": "close"})
         answer.headers.update(SECURITY_HEADERS)
         head = h11.Response(status_code=answer.status_code, headers=answer.raw_headers)

@@ -167,6 +167,21 @@ def test_what_is_hardly_http_is_answered_with_a_problem(guarded: Guarded, raw: b
     assert json.loads(answer.body)["type"].startswith("urn:surety:problem:")
 
 
+def test_a_body_that_turns_out_to_be_none_ends_the_connection_and_leaves_no_traceback(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the refusal of its request, and with it."""
+    head = b"POST /v1/certify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connect(guarded.server) as connection:
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401")
+        connection.sendall(b"no chunk\r\n")
+        assert b"HTTP/1.1" not in everything(connection)
+    check(guarded, guarded.send(head + b"no chunk\r\n"))
+    guarded.ask("GET", "/health/live")
+    assert not [record for record in caplog.records if record.exc_info or record.name == "asyncio"]
+
+
 def test_an_open_path_has_no_more_to_say_to_a_stranger_who_sends_more(guarded: Guarded) -> None:
     plain = guarded.ask("GET", "/health/ready")
     assert json.loads(plain.body) == {"status": "ready"}
