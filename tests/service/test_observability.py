@@ -241,8 +241,9 @@ def test_what_an_alert_counts_is_shown_before_it_first_happens() -> None:
     """Or else Prometheus sees no increase in a first one."""
     shown = Metrics(Engine(1, 0.0)).exposition()[0].decode()
     asked = [one for where, one in expressions().items() if where.startswith("alert: ")]
-    counted = {found for one in asked for found in re.findall(r"increase\((surety_\w+_total(?:\{[^}]*\})?)\[", one)}
-    assert len(counted) == 5
+    counters = r"(?:increase|rate)\((surety_(?!outcomes|requests)\w+_total(?:\{[^}]*\})?)\["
+    counted = {found for one in asked for found in re.findall(counters, one)}
+    assert len(counted) == 11
     for one in counted:
         name, _, labels = one.rstrip("}").partition("{")
         assert re.search(rf"^{name}\{{.*{re.escape(labels)}.* 0\.0$", shown, re.M), one
