@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -145,7 +146,7 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
-        if scope["type"] != "http" or scope["path"] in self._open:
+        if scope["type"] != "http" or get_route_path(scope) in self._open:
             await self._app(scope, receive, send)
             return
         try:
@@ -162,7 +163,7 @@ class Access:
     def _admit(self, scope: Scope) -> KeyEntry:
         key = self._accounts.keyring.find(_presented(Headers(scope=scope)))
         scope["surety"].key, scope["surety"].scopes = key.name, key.scopes
-        path = scope["path"]
+        path = get_route_path(scope)  # as the router's: where the service lies below a prefix, without it
         for begin, needed in NEEDED.items():
             if path.startswith(begin):
                 demand(scope, needed)

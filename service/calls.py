@@ -174,7 +174,7 @@ class Calls:
         """``POST /v1/certificates/{id}/verify``: whether it holds; without an image, for the one that was stored."""
         path, fields = f"{_certificate(certificate_id)}/verify", {"deadline_ms": deadline_ms, **more}
         if image is None:
-            return Call(VerifyReply, "POST", path, {"json": _given(fields)})
+            return Call(VerifyReply, "POST", path, {"json": _given(fields)}, deadline=_deadline(fields))
         return _submission(VerifyReply, path, image, fields)
 
     def signing_key(self) -> Call[SigningKeyReply]:
@@ -188,7 +188,12 @@ class Calls:
 
 def _submission(reply: type[R], path: str, image: ImageLike, fields: dict[str, Any]) -> Call[R]:
     files = {"image": ("image", file_bytes(image))}
-    return Call(reply, "POST", path, {"files": files, "data": _given(fields)})
+    return Call(reply, "POST", path, {"files": files, "data": _given(fields)}, deadline=_deadline(fields))
+
+
+def _deadline(fields: dict[str, Any]) -> float:
+    """In seconds; 0 if none is named."""
+    return (fields["deadline_ms"] or 0) / 1000.0
 
 
 def _job_path(job_id: str) -> str:

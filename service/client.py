@@ -21,8 +21,6 @@ from .schemas import JobReply, Reply
 
 __all__ = ["AsyncClient", "BadReply", "Client", "ClientError", "Refused", "Unreachable"]
 
-TIMEOUT = 310.0
-"""Seconds; a server answers after 120 by default (SURETY_DEFAULT_DEADLINE_MS), and pauses between attempts add up."""
 RETRIES = 3
 
 P = ParamSpec("P")
@@ -61,9 +59,10 @@ class Client:
         Such as ``http://127.0.0.1:8000``, or with a path where the service lies under one.
     api_key : str, optional
         Sent as ``Authorization: Bearer ...``.
-    timeout : float
+    timeout : float, optional
         Seconds for one call, all its attempts and the pauses between them included: nothing is waited for longer
-        than what is left of it.
+        than what is left of it. By default 310, or a minute more than the ``deadline_ms`` of a call that has a longer
+        one.
     retries : int
         How often a call is tried again where no connection was made, or on 429 and 503 with Retry-After, for which is
         waited; at once given up where that would take longer than ``timeout``. Calls of jobs, which can be sent twice,
@@ -82,7 +81,7 @@ class Client:
         base_url: str,
         *,
         api_key: str | None = None,
-        timeout: float = TIMEOUT,
+        timeout: float | None = None,
         retries: int = RETRIES,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -102,7 +101,7 @@ class Client:
         self._http.close()
 
     def _answer(self, call: Call[R]) -> R:
-        patience = Patience(self._connection, repeatable=call.repeatable)
+        patience = Patience(self._connection, repeatable=call.repeatable, deadline=call.deadline)
         while True:
             outcome: httpx.Response | httpx.RequestError
             try:
@@ -174,7 +173,7 @@ class AsyncClient:
         base_url: str,
         *,
         api_key: str | None = None,
-        timeout: float = TIMEOUT,
+        timeout: float | None = None,
         retries: int = RETRIES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -194,7 +193,7 @@ class AsyncClient:
         await self._http.aclose()
 
     async def _answer(self, call: Call[R]) -> R:
-        patience = Patience(self._connection, repeatable=call.repeatable)
+        patience = Patience(self._connection, repeatable=call.repeatable, deadline=call.deadline)
         while True:
             outcome: httpx.Response | httpx.RequestError
             try:

@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from certification.vocabulary import Estimator, Guarantee, ImageIs, Transformation
 
-from .client import TIMEOUT, BadReply, Client, ClientError, Refused
+from .client import BadReply, Client, ClientError, Refused
+from .exchange import TIMEOUT
 from .schemas import AnswerReply, CertifyFields, CertifyReply
 
 URL = "http://127.0.0.1:8000"
@@ -117,7 +118,8 @@ def add_connection(parser: argparse.ArgumentParser, time_for: str) -> None:
         metavar="KEY",
         help="better set as SURETY_API_KEY, which no list of processes shows",
     )
-    add("--timeout", type=float, default=TIMEOUT, metavar="SECONDS", help=f"{time_for} ({TIMEOUT:g})")
+    more = f"({TIMEOUT:g}, or more where a request's deadline needs it)"
+    add("--timeout", type=float, metavar="SECONDS", help=f"{time_for} {more}")
 
 
 def add_fields(parser: argparse.ArgumentParser, *, certify: bool) -> None:

@@ -18,6 +18,11 @@ from certification import __version__
 
 from .schemas import Problem, Reply
 
+TIMEOUT = 310.0
+"""Seconds; a server answers after 120 by default (SURETY_DEFAULT_DEADLINE_MS), and pauses between attempts add up."""
+AFTER_DEADLINE = 60.0
+"""For what a deadline does not count: the upload, the reply, and pauses."""
+LONGEST_TIMEOUT = 86_400.0
 BUSY = (429, 503)
 CONNECT_SECONDS = 10.0
 """A host that does not take a connection by then is down, however long its answers may take."""
@@ -88,6 +93,8 @@ class Call(Generic[R]):
         Of a reply.
     repeatable : bool
         Whether sending it twice comes to the same as sending it once.
+    deadline : float
+        Seconds after which the server shall answer, if the request says; else 0.
     """
 
     reply: type[R]
@@ -96,6 +103,7 @@ class Call(Generic[R]):
     content: Mapping[str, Any] = field(default_factory=dict)
     status: int = 200
     repeatable: bool = False
+    deadline: float = 0.0
 
     def read(self, outcome: Outcome) -> R:
         """The reply; raises :class:`ClientError`."""
@@ -124,7 +132,7 @@ def checked(outcome: Outcome, status: int) -> httpx.Response:
 
 @dataclass(frozen=True)
 class Connection:
-    """Where the server is, and how long and often it is asked.
+    """Where the server is, and how long and often it is asked; without a ``timeout``, as long as a call needs.
 
     Raises
     ------
@@ -134,7 +142,7 @@ class Connection:
 
     base_url: str
     api_key: str | None = field(repr=False)
-    timeout: float
+    timeout: float | None
     retries: int
 
     def __post_init__(self) -> None:
@@ -146,7 +154,7 @@ class Connection:
             raise ValueError(f"base_url must be like http://127.0.0.1:8000, not {self.base_url!r}")
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
             raise ValueError("api_key must be printable ASCII characters without spaces, at least one")
-        if not 0 < self.timeout < math.inf:
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
             raise ValueError(f"timeout must be a positive number of seconds, not {self.timeout!r}")
         if self.retries < 0:
             raise ValueError(f"retries must be 0 or more, not {self.retries!r}")
@@ -158,6 +166,12 @@ class Connection:
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
         return {"base_url": self.base_url, "headers": headers}
+
+    def seconds(self, deadline: float = 0.0) -> float:
+        """For one call, whose request has this deadline in seconds."""
+        if self.timeout is not None:
+            return self.timeout
+        return min(max(TIMEOUT, deadline + AFTER_DEADLINE), LONGEST_TIMEOUT)
 
 
 class Patience:
@@ -175,8 +189,9 @@ class Patience:
         repeatable: bool = False,
         retries: float | None = None,
         first_pause: float = FIRST_PAUSE,
+        deadline: float = 0.0,
     ) -> None:
-        self._end = time.monotonic() + connection.timeout
+        self._end = time.monotonic() + connection.seconds(deadline)
         self._left = connection.retries if retries is None else retries
         self._pause = first_pause
         self._repeatable = repeatable

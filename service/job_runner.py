@@ -105,6 +105,7 @@ class JobRunner:
         self._lifecycle, self._records, self._accounts = lifecycle, records, accounts
         self._store, self._bells = store, bells
         self._engine = Engine(settings.job_slots, math.inf)
+        metrics.observe_jobs(self._engine)
         self._threads = ThreadPoolExecutor(2 * settings.job_slots + 1, thread_name_prefix="jobs")
         self._tasks: list[asyncio.Task[None]] = []
         self._held: set[Held] = set()

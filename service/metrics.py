@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from certification import __version__
 from certification.outcome import Certified, Outcome, Prediction
 from certification.plan import PredictPlan
+from certification.vocabulary import StoppedBy
 from models.registry import LoadedModel
 
 from .engine import Engine
@@ -116,9 +117,12 @@ class Metrics:
         )
         self.in_flight = self._gauge("requests_in_flight", "Requests that are not answered yet.")
         self.runs = self._counter("runs", "Finished runs by why they ended; done: fixed numbers.", "stopped_by")
+        for reason in (*StoppedBy, "done"):
+            self.runs.labels(reason)
         self.queue_wait = self._histogram("queue_wait_seconds", "Admitted requests' wait for a thread.", SECONDS)
         self.busy_seconds = self._counter("busy_seconds", "Seconds that threads computed, all together.")
-        self._gauge("threads", "Threads that compute.").set(engine.max_running)
+        self._threads = self._gauge("threads", "Threads that compute.")
+        self._threads.set(engine.max_running)
         engine.on_done = self._observe_thread
         self._gauge("queue_seconds", "Estimated wait of a long request.").set_function(lambda: engine.queue_seconds)
         self._gauge("queue_depth", "Admitted requests that wait for a thread.").set_function(lambda: engine.waiting)
@@ -144,6 +148,11 @@ class Metrics:
     def _observe_thread(self, waited: float, computed: float) -> None:
         self.queue_wait.observe(waited)
         self.busy_seconds.inc(computed)
+
+    def observe_jobs(self, engine: Engine) -> None:
+        """Count the threads of another engine, and what they compute; nobody waits for those."""
+        self._threads.inc(engine.max_running)
+        engine.on_done = lambda _, computed: self.busy_seconds.inc(computed)
 
     def observe_model(self, model: LoadedModel) -> None:
         """Name a model that is served."""

@@ -16,15 +16,31 @@ class TimedProtocol(H11Protocol):
 
     The time begins with the connection, and after an answer with the first byte that comes; where the rest of a body
     was refused unread, with the answer. Until then uvicorn's limit holds.
+
+    A client that has not taken within ``write_seconds`` what was written at once, an answer or a part of one that
+    comes in parts, is cut off, whether the connection was to be closed after that or not.
     """
 
     head_seconds: float
+    write_seconds: float
     _closing: asyncio.TimerHandle | None = None
+    _cutting_off: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol, like the others."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # writing is paused for as long as anything is left
         self._watch()
+
+    def pause_writing(self) -> None:
+        """The client takes no more for now."""
+        super().pause_writing()
+        self._cutting_off = self.loop.call_later(self.write_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has taken everything."""
+        super().resume_writing()
+        self._reprieve()
 
     def data_received(self, data: bytes) -> None:
         """May complete a head."""
@@ -41,15 +57,28 @@ class TimedProtocol(H11Protocol):
         """Nothing is waited for any more."""
         super().connection_lost(exc)
         self._forget()
+        self._reprieve()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP like every other refusal."""
+        """Answer what is not HTTP like every other refusal, unless that comes within or after another answer."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        if self.cycle is not None:
+            # The app may be at the request whose body this was.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         answer = ProblemResponse(HTTP_KINDS[400], msg, instance="/", headers={"Connection": "close"})
         answer.headers.update(SECURITY_HEADERS)
         head = h11.Response(status_code=answer.status_code, headers=answer.raw_headers)
         for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+    def _reprieve(self) -> None:
+        if self._cutting_off is not None:
+            self._cutting_off.cancel()
+            self._cutting_off = None
 
     def _watch(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
@@ -63,6 +92,6 @@ class TimedProtocol(H11Protocol):
             self._closing = None
 
 
-def timed_protocol(head_seconds: float) -> type[TimedProtocol]:
-    """The class that uvicorn takes, with its limit."""
-    return type("TimedProtocol", (TimedProtocol,), {"head_seconds": head_seconds})
+def timed_protocol(head_seconds: float, write_seconds: float) -> type[TimedProtocol]:
+    """The class that uvicorn takes, with its limits."""
+    return type("TimedProtocol", (TimedProtocol,), {"head_seconds": head_seconds, "write_seconds": write_seconds})

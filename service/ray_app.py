@@ -6,6 +6,8 @@ KubeRay: docs/scale-out.md. Every process reads its settings from its own enviro
 
 # Annotations are not put off here: Ray reads that of app's argument.
 import asyncio
+import logging
+import os
 import secrets
 from typing import Any
 
@@ -23,13 +25,18 @@ from . import logs
 from .access import check_exposure
 from .app import create_app
 from .autoscaling import QueueSeconds
-from .computing import load_here
+from .computing import Computed, Order, load_here
+from .engine import Cancellation
 from .errors import NotReadyError
 from .metrics import Metrics
+from .progress import Report
 from .ray_computer import RayComputer
 from .services import Services
 from .settings import Settings
 from .vote_engine import VoteEngine
+from .worker import DEVICE_FAILED, is_device_failure
+
+logger = logging.getLogger("surety")
 
 UNLIMITED = 100_000
 """Requests in one replica: limits are those of the settings, which know seconds; no deadline passes unseen."""
@@ -64,13 +71,22 @@ class Scale(BaseModel):
 
 
 class Engines(VoteEngine):
-    """A vote engine as its environment says."""
+    """A vote engine as its environment says; its process ends when the device has failed, and Serve starts another."""
 
     def __init__(self) -> None:
         settings = Settings()
         logs.configure(settings)
         computer = load_here(settings)
         super().__init__(computer.registry, computer, settings)
+
+    def _make(self, order: Order, cancellation: Cancellation, report: Report | None) -> Computed:
+        try:
+            return super()._make(order, cancellation, report)
+        except Exception as error:
+            if is_device_failure(error):
+                logger.exception("the device failed")
+                os._exit(DEVICE_FAILED)
+            raise
 
 
 class OneRequestId:
@@ -106,8 +122,8 @@ class Edge:
         self._engines, self._secret = engines, secret
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Called by Ray Serve in every replica."""
-        settings = Settings()
+        """Called by Ray Serve in every replica; raises SettingsError as :func:`app` does."""
+        settings = _settings()
         logs.configure(settings)
         changes = {"noise_secret": self._secret, "max_running": settings.ray_orders}
         made = create_app(settings.model_copy(update=changes), load=self._load)
@@ -142,8 +158,7 @@ def app(scale: Scale) -> serve.Application:
         If anybody could reach the edges and there are no keys: Serve's proxies listen where it is told, often on
         all addresses.
     """
-    settings = Settings()
-    check_exposure(settings.model_copy(update={"host": ANYWHERE}))
+    settings = _settings()
     shutdown = settings.default_deadline_ms / 1000.0 + SHUTDOWN_SECONDS
     policy = AutoscalingPolicy(  # type: ignore[no-untyped-call]
         policy_function=QueueSeconds, policy_kwargs={"target_seconds": scale.queue_seconds}
@@ -158,3 +173,10 @@ def app(scale: Scale) -> serve.Application:
     )(Engines)
     edges = serve.deployment(num_replicas=scale.edges, **common)(Edge)
     return edges.bind(engines.bind(), settings.noise_secret or SecretStr(secrets.token_hex(32)))
+
+
+def _settings() -> Settings:
+    """Those of this process; raises SettingsError where they let strangers in."""
+    settings = Settings()
+    check_exposure(settings.model_copy(update={"host": ANYWHERE}))
+    return settings

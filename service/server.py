@@ -73,7 +73,7 @@ def configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         host=settings.host,
         port=settings.port,
-        http=timed_protocol(settings.head_seconds),
+        http=timed_protocol(settings.head_seconds, settings.body_seconds),
         loop="asyncio",  # also where an extra has installed another one
         ws="none",
         lifespan="on",

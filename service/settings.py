@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     otel_endpoint
         URL that takes OTLP traces over HTTP (``http://collector:4318/v1/traces``); needs the extra ``otel``.
     max_body_bytes, body_seconds
-        Largest request body and the longest time its transfer may take.
+        Largest request body and the longest time its transfer may take, and that of an answer, or of each part of one.
     max_held_bytes
         Of the bodies of all requests that are not answered yet, admitted or not; more get 429.
     max_image_pixels

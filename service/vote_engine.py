@@ -11,7 +11,7 @@ from certification.vocabulary import CertificationError
 from models.registry import Registry
 
 from .computing import Computed, Computer, Machine, Order, Raised
-from .engine import Engine
+from .engine import Cancellation, Engine
 from .errors import RequestError, VoteEnginesError
 from .progress import INTERVAL, News, Progress, Report
 from .settings import Settings
@@ -89,7 +89,7 @@ class VoteEngine:
         try:
             self._check_model(order)
             found: Computed | Raised = await self._engine.run(
-                lambda cancellation: self._computer.compute(order, cancellation, report), _never,
+                lambda cancellation: self._make(order, cancellation, report), _never,
                 seconds=order.seconds, short=order.urgent_seconds > 0, deadline=time.monotonic() + seconds_left,
             )  # fmt: skip
         except (CertificationError, RequestError, MemoryError) as error:
@@ -99,6 +99,10 @@ class VoteEngine:
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the number of engines follows; the name is Ray Serve's."""
         return {"backlog_seconds": self._engine.backlog_seconds}
+
+    def _make(self, order: Order, cancellation: Cancellation, report: Report | None) -> Computed:
+        """Make a run; on a thread."""
+        return self._computer.compute(order, cancellation, report)
 
     def _check_model(self, order: Order) -> None:
         here = self._registry.models.get(order.model)

@@ -2,12 +2,13 @@
 
 from fastapi import APIRouter, Request, Response
 
-from ..errors import DrainingError
+from ..errors import DrainingError, NotReadyError
 from ..openapi import problems
 from ..schemas import HealthReply
 from ..services import services_of
 
 router = APIRouter(tags=["operations"])
+RETRY_SECONDS = 5
 
 
 @router.get("/health/live", summary="Whether the process answers", responses=problems(500))
@@ -18,11 +19,19 @@ async def live() -> HealthReply:
 
 @router.get("/health/ready", summary="Whether requests are served", responses=problems(500, 503))
 async def ready(request: Request) -> HealthReply:
-    """503 until models are loaded and kernels compiled, and while the server shuts down."""
+    """503 until models are loaded and kernels compiled, and while the server shuts down.
+
+    Where keys are demanded, why is not said to somebody without one.
+    """
     services = services_of(request)
-    _ = services.lifecycle.certifier  # raises NotReadyError
-    if services.engine.draining:
-        raise DrainingError("the server is shutting down", retry_after_seconds=5)
+    try:
+        _ = services.lifecycle.certifier  # raises NotReadyError
+        if services.engine.draining:
+            raise DrainingError("the server is shutting down", retry_after_seconds=RETRY_SECONDS)
+    except (NotReadyError, DrainingError):
+        if services.settings.keys_file is None or request.scope["surety"].key is not None:
+            raise
+        raise NotReadyError("requests are not served now", retry_after_seconds=RETRY_SECONDS) from None
     return HealthReply(status="ready")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,26 +25,42 @@ UNKNOWN = {"name": "unknown", "skip_reason": "Dependency not found on PyPI"}
 
 
 def test_a_known_vulnerability_fails_unless_it_is_accepted_by_any_of_its_names():
-    lines, failed = audit.judge({"dependencies": [FINE, HURT]}, {})
+    lines, failed = audit.judge({"dependencies": [FINE, HURT]}, {}, [])
     assert failed
     assert lines[0] == "audit: hurt 2.0: PYSEC-1 CVE-1, fixed in 2.1: VULNERABLE"
     for name in ("PYSEC-1", "CVE-1"):
-        lines, failed = audit.judge({"dependencies": [FINE, HURT]}, {name: "never called"})
+        lines, failed = audit.judge({"dependencies": [FINE, HURT]}, {name: "never called"}, [])
         assert not failed
         assert lines[0].endswith("accepted (never called)")
-    lines, failed = audit.judge({"dependencies": [FINE, HURT]}, {"CVE-2": "never called"})
+    lines, failed = audit.judge({"dependencies": [FINE, HURT]}, {"CVE-2": "never called"}, [])
     assert failed
     assert "audit: CVE-2 is accepted but was not found: remove it" in lines
 
 
 def test_what_was_not_audited_is_said():
-    lines, failed = audit.judge({"dependencies": [FINE, UNKNOWN]}, {})
+    lines, failed = audit.judge({"dependencies": [FINE, UNKNOWN]}, {}, [])
     assert not failed
     assert lines == [
         "audit: NOT AUDITED, unknown to the advisory service: unknown",
         "audit: 1 of 2 installed packages were audited",
     ]
-    assert not audit.judge({"dependencies": [UNKNOWN]}, {"CVE-1": "never called"})[1]
+    assert not audit.judge({"dependencies": [UNKNOWN]}, {"CVE-1": "never called"}, [])[1]
+
+
+def test_a_package_of_ours_that_a_service_does_not_know_fails_unless_it_knows_nothing():
+    lines, failed = audit.judge({"dependencies": [FINE, UNKNOWN]}, {}, ["unknown", "fine"])
+    assert failed
+    assert lines[0] == "audit: unknown: the advisory service does not know the installed version"
+    assert not audit.judge({"dependencies": [UNKNOWN]}, {}, ["unknown"])[1]
+
+
+def test_local_versions_are_audited_as_the_public_ones():
+    installed = [
+        SimpleNamespace(name="torch", version="2.13.0+cpu"), SimpleNamespace(name="Typing_Extensions", version="4.1"),
+        SimpleNamespace(name="surety", version="0.1.0"),
+    ]  # fmt: skip
+    assert audit.pinned(installed) == ["torch==2.13.0", "typing-extensions==4.1"]
+    assert {"torch", "ray", "psycopg-binary"} <= audit.named()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +86,9 @@ def test_accepted_advisories_have_reasons(tmp_path):
         audit.read_accepted(path)
 
 
-def test_pip_audit_takes_the_options():
+def test_pip_audit_takes_the_options(tmp_path):
     """Collects the installed packages without asking the service."""
-    run = subprocess.run([*audit.PIP_AUDIT, "--dry-run"], capture_output=True, text=True, check=False)
+    listed = tmp_path / "requirements.txt"
+    listed.write_text("\n".join(audit.pinned(distributions())))
+    run = subprocess.run([*audit.PIP_AUDIT, listed, "--dry-run"], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

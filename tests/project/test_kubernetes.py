@@ -59,6 +59,8 @@ def test_pods_have_no_privileges_and_probes_for_paths_that_exist(pod: dict[str, 
     paths = set(create_app(Settings(zoo=tmp_path)).openapi()["paths"]) | RAYS_OWN_PATHS
     one = container(pod)
     assert pod["spec"]["securityContext"]["runAsNonRoot"]
+    assert one["securityContext"]["readOnlyRootFilesystem"]
+    assert {"/tmp", "/var/lib/surety"} <= {mount["mountPath"] for mount in one["volumeMounts"]}
     assert not one["securityContext"]["allowPrivilegeEscalation"]
     assert one["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     for probe in ("livenessProbe", "readinessProbe"):
@@ -71,7 +73,6 @@ def test_the_plain_deployment_is_one_server_a_pod_that_may_drain() -> None:
     pod = DEPLOYMENT["spec"]["template"]
     one, port = container(pod), Settings.model_fields["port"].default
     assert one["image"] == "surety"
-    assert one["securityContext"]["readOnlyRootFilesystem"]
     assert one["ports"] == [{"name": "http", "containerPort": port}]
     assert one["livenessProbe"]["httpGet"] == {"path": "/health/live", "port": "http"}
     assert one["readinessProbe"]["httpGet"] == {"path": "/health/ready", "port": "http"}
@@ -126,11 +127,19 @@ def test_ray_and_the_service_accept_the_configurations(
     assert engines.ray_actor_options["num_gpus"] == scale.num_gpus
 
 
+def test_the_images_of_the_ray_service_are_built_as_the_page_says() -> None:
+    text, page = (FOLDER / "rayservice.yaml").read_text(), (ROOT / "docs" / "scale-out.md").read_text()
+    (built,) = re.findall(r"(--build-arg EXTRAS=\S+ -f docker/Dockerfile\.cuda)", text)
+    assert built in page
+    assert {"cuda", "postgres", "ray"} == set(re.search(r"EXTRAS=(\S+)", built)[1].split(","))
+
+
 def test_compose_brings_up_a_head_a_worker_and_the_service() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     ours = {name: service for name, service in services.items() if service.get("profiles") == ["ray"]}
     assert set(ours) == {"ray-head", "ray-worker", "ray-deploy"}
     assert {service["image"] for service in ours.values()} == {"surety-ray"}
+    assert all(services[name]["read_only"] for name in ("ray-head", "ray-worker"))
     assert "ray" in services["ray-head"]["build"]["args"]["EXTRAS"].split(",")
     assert "--address=ray-head:6379" in services["ray-worker"]["command"]
     assert "/etc/surety/ray.yaml" in services["ray-deploy"]["command"]

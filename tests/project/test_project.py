@@ -68,8 +68,9 @@ def test_compose_names_files_that_exist_and_has_a_gpu_profile():
     assert "profiles" not in services["surety"]
     scrape = yaml.safe_load((ROOT / "docker" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"][0]
     (discovery,) = scrape["dns_sd_configs"]
-    assert set(discovery["names"]) == {name for name in services if "build" in services[name]}
-    assert discovery["port"] == Settings.model_fields["port"].default
+    port = Settings.model_fields["port"].default
+    published = {name for name in services if any(one.endswith(f":{port}") for one in services[name]["ports"])}
+    assert (set(discovery["names"]), discovery["port"]) == (published, port)
 
 
 def test_only_compose_serves_without_keys_and_to_this_machine_alone():

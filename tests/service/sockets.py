@@ -7,9 +7,15 @@ import socket
 from .conftest import Running
 
 
-def connect(server: Running) -> socket.socket:
+def connect(server: Running, *, receives: int | None = None) -> socket.socket:
+    """A connection, which takes hardly more bytes than it ``receives`` before they are read."""
     host, port = server.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
+    connection = socket.socket()
+    connection.settimeout(30)
+    if receives is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+    connection.connect((host, int(port)))
+    return connection
 
 
 def everything(connection: socket.socket) -> bytes:

@@ -99,6 +99,16 @@ def test_every_option_reaches_the_server(
     assert "busy" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("option", "waited"), [("", 660.0), (" --timeout 20", 20.0)])
+def test_a_command_waits_for_longer_than_its_deadline(
+    images: Path, monkeypatch: pytest.MonkeyPatch, option: str, waited: float
+) -> None:
+    script = Script(busy(422))
+    mocked(monkeypatch, script)
+    assert main(f"predict good.png --deadline-ms 600000{option}".split()) == 4
+    assert script.requests[0].extensions["timeout"]["read"] == pytest.approx(waited, abs=1.0)
+
+
 def test_an_abstention_says_why(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "black.png --model undecided --transformation l2 --alpha 1e-6"
     assert main(["certify", *words.split(), "--range", ".01"]) == 3

@@ -61,6 +61,24 @@ def test_no_wait_that_is_longer_than_the_time_left(ask: Ask, pauses: list[float]
     assert (len(script.requests), pauses) == (1, [])
 
 
+@pytest.mark.parametrize(
+    ("settings", "deadline", "waited"),
+    [
+        ({}, None, 310.0), ({}, 1000, 310.0), ({}, 600_000, 660.0), ({}, 10**12, 86_400.0),
+        ({"timeout": 20.0}, 600_000, 20.0),
+    ],
+)  # fmt: skip
+def test_a_call_waits_for_longer_than_its_own_deadline_unless_a_time_was_chosen(
+    ask: Ask, settings: dict[str, Any], deadline: int | None, waited: float
+) -> None:
+    script = Script(busy(400))
+    for name, arguments in (("certify", [DIGIT]), ("predict", [DIGIT]), ("verify", ["x"]), ("verify", ["x", DIGIT])):
+        with pytest.raises(Refused):
+            ask("http://there", name, *arguments, deadline_ms=deadline, settings=script.settings(**settings))
+        timeout = script.requests[-1].extensions["timeout"]
+        assert (timeout["read"], timeout["connect"]) == (pytest.approx(waited, abs=1.0), 10.0)
+
+
 @pytest.mark.parametrize("error", [httpx.ConnectError("refused"), httpx.ConnectTimeout("slow")])
 def test_connections_that_were_not_made_are_tried_again(ask: Ask, pauses: list[float], error: Exception) -> None:
     script = Script(error, error, httpx.Response(200, json=READY))

@@ -60,6 +60,15 @@ def test_an_image_of_a_job_is_not_urgent(start: Start, tmp_path: Path, monkeypat
     assert urgent == [True, False]
 
 
+def test_the_busy_share_is_that_of_requests_and_jobs(start: Start, tmp_path: Path) -> None:
+    with start(data_dir=tmp_path, max_running=3, job_slots=2) as server:
+        finished(server.client, submit(server.client))
+        shown = server.services.metrics.registry.get_sample_value
+        assert shown("surety_threads") == 5.0
+        until(lambda: (shown("surety_busy_seconds_total") or 0.0) > 0.0)
+        assert shown("surety_queue_wait_seconds_count") == 0.0
+
+
 def test_images_of_jobs_wait_for_a_slot(start: Start, tmp_path: Path, gate: Gate) -> None:
     with start(data_dir=tmp_path, job_slots=2) as server:
         identifier = submit(server.client, pictures(3))

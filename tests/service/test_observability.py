@@ -209,6 +209,11 @@ def samples() -> dict[str, set[str]]:
     return found
 
 
+def prometheus() -> dict[str, Any]:
+    """Its configuration."""
+    return dict(yaml.safe_load((ROOT / "docker" / "prometheus" / "prometheus.yml").read_text()))
+
+
 def expressions() -> dict[str, str]:
     """Every PromQL expression of the dashboard and the alerts, by where it stands."""
     board = json.loads((ROOT / "docker" / "grafana" / "dashboards" / "surety.json").read_text())
@@ -241,11 +246,32 @@ def test_what_an_alert_counts_is_shown_before_it_first_happens() -> None:
     """Or else Prometheus sees no increase in a first one."""
     shown = Metrics(Engine(1, 0.0)).exposition()[0].decode()
     asked = [one for where, one in expressions().items() if where.startswith("alert: ")]
-    counted = {found for one in asked for found in re.findall(r"increase\((surety_\w+_total(?:\{[^}]*\})?)\[", one)}
-    assert len(counted) == 5
+    counters = r"(?:increase|rate)\((surety_(?!outcomes|requests)\w+_total(?:\{[^}]*\})?)\["
+    counted = {found for one in asked for found in re.findall(counters, one)}
+    assert len(counted) == 11
     for one in counted:
         name, _, labels = one.rstrip("}").partition("{")
         assert re.search(rf"^{name}\{{.*{re.escape(labels)}.* 0\.0$", shown, re.M), one
+
+
+def test_alerts_fire_where_a_series_is_missing() -> None:
+    """A container that is gone is no target, and an outcome that has not happened since the start is no series."""
+    asked = expressions()
+    (scraped,) = prometheus()["scrape_configs"]
+    up = f'up{{job="{scraped["job_name"]}"}}'
+    assert asked["alert: SuretyDown"] == f"{up} == 0 or absent({up})"
+    certified = 'sum(rate(surety_outcomes_total{request="certify",outcome="certified"}[6h]))'
+    assert asked["alert: SuretyCertifiesLess"].startswith(f"({certified} or vector(0)) / ")
+
+
+def test_every_edge_is_scraped_once() -> None:
+    """Ray's proxies lead to the same edge, whichever is asked."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    (found,) = prometheus()["scrape_configs"][0]["dns_sd_configs"]
+    assert set(found["names"]) <= set(services)
+    assert [name for name in found["names"] if services[name].get("profiles") == ["ray"]] == ["ray-head"]
+    serve = yaml.safe_load((ROOT / "docker" / "ray.yaml").read_text())
+    assert serve["applications"][0]["args"]["edges"] == 1
 
 
 def test_the_dashboard_shows_every_metric() -> None:
@@ -272,8 +298,7 @@ def test_the_observability_profile_finds_its_files() -> None:
         assert compose[name]["profiles"] == ["observability"]
         for volume in compose[name]["volumes"]:
             assert (ROOT / volume.split(":")[0]).exists(), volume
-    prometheus = yaml.safe_load((ROOT / "docker" / "prometheus" / "prometheus.yml").read_text())
-    assert prometheus["rule_files"] == ["alerts.yml"]
+    assert prometheus()["rule_files"] == ["alerts.yml"]
     provisioning = ROOT / "docker" / "grafana" / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ import pytest
 
 from service.computing import Order
 from service.engine import Cancellation, Cancelled
+from service.progress import Progress
 
 from .clusters import IGNORED, local_cluster
 from .conftest import COMPILING, Running, until
@@ -170,6 +172,38 @@ def test_refusals_arrive_as_themselves(cluster: Cluster, one_process: OneProcess
         cluster.computer.compute(order, Cancellation())
 
 
+def test_an_engine_whose_device_fails_is_replaced(cluster: Cluster, one_process: OneProcess, tmp_path: Path) -> None:
+    """CUDA's errors stay until a process ends: whoever meets one is answered by the next process."""
+    from ray import serve
+
+    from service.ray_app import Engines
+    from service.ray_computer import RayComputer
+
+    class Failing(Engines):
+        """Its device has failed, but in the process that starts after ``failed`` was written."""
+
+        def __init__(self, failed: Path) -> None:
+            super().__init__()
+            computer: Any = self._computer
+            if not failed.exists():
+                computer.compute = lambda *_: fail(failed)
+
+    def fail(failed: Path) -> None:
+        import torch
+
+        failed.touch()
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    engines = serve.run(serve.deployment(Failing).bind(tmp_path / "failed"), name="failing", route_prefix=None)
+    try:
+        order = one_process.order(guarantee="heuristic")
+        found = RayComputer(engines).compute(order, Cancellation(), Progress()).found
+        assert found == one_process.computer.compute(order, Cancellation()).found
+        assert (tmp_path / "failed").exists()
+    finally:
+        serve.delete("failing")
+
+
 def test_the_kill_of_an_engine_changes_no_certificate(
     cluster: Cluster, one_process: OneProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -184,6 +218,21 @@ def test_the_kill_of_an_engine_changes_no_certificate(
     assert "a vote engine ended" in caplog.text
     for order, computed in zip(orders, there, strict=True):
         assert computed.found == one_process.computer.compute(order, Cancellation()).found
+
+
+def test_an_edge_that_anybody_could_reach_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment may be another than that of whoever deployed it."""
+    from pydantic import SecretStr
+
+    from service import ray_app
+    from service.settings import SettingsError
+
+    edge: Any = SimpleNamespace(_secret=SecretStr(SECRET), _load=None)
+    monkeypatch.delenv("SURETY_ALLOW_PUBLIC_WITHOUT_KEYS", raising=False)
+    with pytest.raises(SettingsError, match="no API keys"):
+        ray_app.Edge.__serve_build_asgi_app__(edge)
+    monkeypatch.setenv("SURETY_ALLOW_PUBLIC_WITHOUT_KEYS", "true")
+    assert ray_app.Edge.__serve_build_asgi_app__(edge).state.services is edge._services
 
 
 def engine_processes() -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -18,7 +19,7 @@ import pytest
 import service.computing
 import service.keys
 from certification import __version__
-from service.access import NEEDED, OPEN, check_exposure, is_loopback
+from service.access import NEEDED, OPEN, Meter, check_exposure, is_loopback
 from service.app import create_app
 from service.cli import main
 from service.headers import SECURITY_HEADERS
@@ -120,6 +121,29 @@ def test_scopes(guarded: Running, keys: tuple[Path, dict[str, str]], method: str
             else:
                 assert response.status_code == 403, (name, response.text)
                 assert method == "HEAD" or response.json()["type"] == "urn:surety:problem:scope"
+
+
+def test_scopes_and_budgets_hold_below_a_prefix(
+    keys: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray's proxy and others leave it: in the path, and named as ``root_path``."""
+    asked: list[bool] = []
+    monkeypatch.setattr(Meter, "admit", lambda *_, spends: asked.append(spends))
+    transport = httpx.ASGITransport(create_app(Settings(keys_file=keys[0])), root_path="/below")
+
+    async def statuses() -> list[int]:
+        async with httpx.AsyncClient(transport=transport, base_url="http://x/below") as client:
+            answers = [
+                await client.get("/health/live"), await client.get("/metrics"),
+                await client.get("/metrics", headers=bearer(keys[1]["writer"])),
+                await client.get("/metrics", headers=bearer(keys[1]["scraper"])),
+                await client.post("/v1/certify", headers=bearer(keys[1]["reader"])),
+                await client.post("/v1/certify", headers=bearer(keys[1]["writer"])),
+            ]  # fmt: skip
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(statuses()) == [200, 401, 403, 200, 403, 503]  # the last: let in, before there are models
+    assert asked == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
 import time
 from contextlib import closing
@@ -12,6 +14,7 @@ import pytest
 
 import service.computing
 import service.keys
+from service.protocol import TimedProtocol
 
 from .conftest import Start
 from .pictures import encode, grey
@@ -79,3 +82,32 @@ def test_a_slow_answer_is_no_slow_client(start: Start, monkeypatch: pytest.Monke
         threading.Timer(3.0, gate.set).start()
         answer = httpx.post(f"{server.url}/v1/certify", files={"image": ("image", IMAGE)}, timeout=60)
         assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "last"),
+    [("/openapi.json", 8, b""), ("/health/live", 100, b"Connection: close\r\n")],
+    ids=["more than a buffer", "less, and closed after it"],
+)
+def test_a_client_that_reads_no_answers_is_cut_off(
+    start: Start, monkeypatch: pytest.MonkeyPatch, path: str, asked: int, last: bytes
+) -> None:
+    """One that begins to read in time gets all of them."""
+    made = TimedProtocol.connection_made
+
+    def with_little_room(protocol: TimedProtocol, transport: asyncio.Transport) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        made(protocol, transport)
+
+    monkeypatch.setattr(TimedProtocol, "connection_made", with_little_room)
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\n".encode()
+    requests = (head + b"\r\n") * (asked - 1) + head + last + b"\r\n"
+    with start(body_seconds=1.0, keep_alive_seconds=3) as server:
+        with connect(server, receives=2048) as silent:
+            silent.sendall(requests)
+            time.sleep(2.5)
+            assert everything(silent).count(b"HTTP/1.1 200") < asked / 2
+        with connect(server, receives=2048) as slow:
+            slow.sendall(requests)
+            time.sleep(0.5)
+            assert everything(slow).count(b"HTTP/1.1 200") == asked

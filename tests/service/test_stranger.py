@@ -15,6 +15,8 @@ import pytest
 from certification import __version__
 from service.access import OPEN
 from service.app import create_app
+from service.certifier import Certifier
+from service.errors import NotReadyError
 from service.headers import SECURITY_HEADERS
 from service.keys import Scope, make_key, write_keys
 from service.settings import Settings
@@ -25,7 +27,8 @@ from .sockets import connect, everything
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY_NAME, MODEL = "laboratory", "constant-rotation"
-NAMED = {"date", "content-type", "content-length", "connection", "x-request-id", "www-authenticate", "allow"}
+NAMED = {"date", "content-type", "content-length", "connection", "x-request-id", "www-authenticate", "allow",
+         "retry-after"}  # fmt: skip
 """Headers that an answer may have, beside those of security: none of them names software."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND")
 TARGETS = (
@@ -167,6 +170,21 @@ def test_what_is_hardly_http_is_answered_with_a_problem(guarded: Guarded, raw: b
     assert json.loads(answer.body)["type"].startswith("urn:surety:problem:")
 
 
+def test_a_body_that_turns_out_to_be_none_ends_the_connection_and_leaves_no_traceback(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the refusal of its request, and with it."""
+    head = b"POST /v1/certify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connect(guarded.server) as connection:
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401")
+        connection.sendall(b"no chunk\r\n")
+        assert b"HTTP/1.1" not in everything(connection)
+    check(guarded, guarded.send(head + b"no chunk\r\n"))
+    guarded.ask("GET", "/health/live")
+    assert not [record for record in caplog.records if record.exc_info or record.name == "asyncio"]
+
+
 def test_an_open_path_has_no_more_to_say_to_a_stranger_who_sends_more(guarded: Guarded) -> None:
     plain = guarded.ask("GET", "/health/ready")
     assert json.loads(plain.body) == {"status": "ready"}
@@ -174,3 +192,30 @@ def test_an_open_path_has_no_more_to_say_to_a_stranger_who_sends_more(guarded: G
         answer = guarded.ask("GET", "/health/ready?verbose=1", line)
         check(guarded, answer)
         assert (answer.status, answer.body) == (200, plain.body)
+
+
+def test_a_stranger_is_not_told_why_the_server_is_not_ready(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lifecycle, engine = guarded.server.services.lifecycle, guarded.server.services.engine
+
+    def dead(_: Certifier) -> None:
+        raise NotReadyError("the worker process is started again", retry_after_seconds=10)
+
+    reasons: list[tuple[object, str, object]] = [
+        (lifecycle, "_certifier", None), (lifecycle, "failure", "no such card"), (Certifier, "check_ready", dead),
+        (engine, "draining", True),
+    ]  # fmt: skip
+    for path in ("/health/ready", "/v2/health/ready"):
+        told = set()
+        for reason in reasons:
+            with monkeypatch.context() as patch:
+                patch.setattr(*reason)
+                if reason[1] == "failure":
+                    patch.setattr(lifecycle, "_certifier", None)
+                answer = guarded.ask("GET", path)
+            check(guarded, answer)
+            assert answer.status == 503
+            told.add(answer.told)
+        assert len(told) == 1, told
+    assert guarded.ask("GET", "/health/ready").status == 200
