@@ -106,7 +106,8 @@ def intensities(values: NDArray[Any], datatype: str) -> NDArray[np.float32]:
         where = np.unravel_index(np.argmin(allowed), allowed.shape)
         wanted = "an integer from 0 to 255" if datatype == "UINT8" else "a multiple of 1/255 from 0 to 1 (8-bit images)"
         raise FieldError(f"data: {datatype} pixels must be {wanted}, not {float(values[where])!r}", field="data")
-    return levels.astype(np.float32) / np.float32(255)
+    # through uint8, which knows no negative zero
+    return levels.astype(np.uint8).astype(np.float32) / np.float32(255)
 
 
 def pack(values: Sequence[Any], datatype: str) -> bytes:

@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 from models.card import ModelCard
 from service.certifier import Certifier
 from service.errors import FieldError, MalformedBodyError, RequestError
+from service.images import ImageSpec, decode
 from service.inference import read_inference
 from service.tensors import intensities, pack, strings_from_bytes
 
@@ -341,6 +342,15 @@ def test_intensities_take_every_usual_way_to_divide_by_255() -> None:
     for values in ways:
         np.testing.assert_array_equal(intensities(values, "FP32"), exact, strict=True)
     np.testing.assert_array_equal(intensities(levels.astype(np.uint8), "UINT8"), exact, strict=True)
+
+
+def test_black_is_black_whatever_its_sign() -> None:
+    """As in a file, to the last bit: the noise follows from the pixels' bytes. Oracle: the decoder of files."""
+    spec = ImageSpec(SIDE, SIDE, 1, resize=False)
+    black = decode(encode(np.zeros((SIDE, SIDE), dtype=np.uint8), "PNG"), spec, max_pixels=10**6).pixels
+    for value in (-0.0, -1e-9):
+        for values in (np.full(black.shape, value, dtype=np.float32), np.full(black.shape, value)):
+            assert intensities(values, "FP32").tobytes() == black.tobytes()
 
 
 @pytest.mark.parametrize("bits", [0x7F800001, 0x7FC00000, 0xFFC00000, 0x7F800000, 0xFF800000, 0x7F7FFFFF])
