@@ -268,7 +268,11 @@ def _postgresql(url: URL) -> Engine:
             connect_args={
                 "connect_timeout": CONNECT_SECONDS,
                 "options": options,
+                # a host that dies before it answers: what is unacknowledged, and what is only waited for
                 "tcp_user_timeout": milliseconds,
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
             },
         )
     except ModuleNotFoundError as error:
