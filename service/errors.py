@@ -153,6 +153,10 @@ class VoteEnginesError(RequestError):
     """No vote engine of the cluster could make the run."""
 
 
+class EnginesDiedError(VoteEnginesError):
+    """Vote engines died under this very request."""
+
+
 class ClientGoneError(RequestError):
     """Nobody waits for the answer any more."""
 

@@ -22,9 +22,12 @@ from .errors import (
     ClientGoneError,
     DeviceFailedError,
     DrainingError,
+    EnginesDiedError,
     GivenUpError,
     NotReadyError,
+    OverloadedError,
     RecordsUnavailableError,
+    VoteEnginesError,
     kind_of,
     problem_document,
 )
@@ -53,6 +56,8 @@ RENEWALS = 4
 MOST_BEGUN = 5
 """So often an image is begun whose server ended in the middle: it may be why."""
 CLOSING_SECONDS = 5.0
+TEMPORARY = (NotReadyError, OverloadedError, VoteEnginesError)
+"""What computes refuses for now: an image that was accepted is tried again."""
 TOLD = {"label", "class_name", "abstained", "radius", "radius_unit", "p_lower", "certificate_id"}
 
 
@@ -225,7 +230,16 @@ class JobRunner:
         try:
             if held.lease.begun > MOST_BEGUN:
                 raise GivenUpError(f"servers ended {MOST_BEGUN} times in the middle of it")
-            return await self._engine.run(partial(self._certify, certifier, held), abandoned)
+            while True:
+                try:
+                    return await self._engine.run(partial(self._certify, certifier, held), abandoned)
+                except TEMPORARY as error:
+                    seconds = error.members.get("retry_after_seconds")
+                    if seconds is None or isinstance(error, EnginesDiedError):
+                        raise
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(held.given_up.wait(), seconds)
+                    return None
         except (ClientGoneError, DrainingError):
             return None
         except Exception as error:

@@ -12,6 +12,7 @@ import pytest
 
 import service.computing
 from service.computing import Computed, LocalComputer, Order
+from service.errors import EnginesDiedError, NotReadyError, OverloadedError, PoisonedError, VoteEnginesError
 from service.job_runner import MOST_BEGUN
 from service.keys import KeyEntry, Scope, make_key, write_keys
 
@@ -108,6 +109,63 @@ def test_an_image_that_ends_its_server_again_and_again_is_given_up(start: Start,
         job = finished(server.client, identifier)
         assert [one["status"] for one in job["items"]] == ["failed", "done"]
         assert job["items"][0]["problem"]["type"] == "urn:surety:problem:given_up"
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, *refusals: Exception) -> list[Exception]:
+    """What computes raises these first, one a run; returns those that are left."""
+    compute, left = LocalComputer.compute, list(refusals)
+
+    def refuse(computer: LocalComputer, order: Order, *what: Any) -> Computed:
+        if left:
+            raise left.pop(0)
+        return compute(computer, order, *what)
+
+    monkeypatch.setattr(LocalComputer, "compute", refuse)
+    return left
+
+
+def test_an_image_waits_for_what_is_refused_for_now(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by vote engines that have too much to do or are being updated; nobody else takes it meanwhile."""
+    refusals = [OverloadedError, VoteEnginesError, NotReadyError]
+    refusing(monkeypatch, *(one("not now", retry_after_seconds=0.6) for one in refusals))
+    with start(data_dir=tmp_path, job_slots=2, job_lease_seconds=1.0) as server:
+        identifier = submit(server.client)
+        job = finished(server.client, identifier)
+        assert [one["status"] for one in job["items"]] == ["done"]
+        assert [one.kind for one in events(server.client, identifier)].count("queued") == 1, "the lease was lost"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "label"),
+    [
+        (PoisonedError("it brings the worker down"), "poisoned"),
+        (EnginesDiedError("2 vote engines ended", retry_after_seconds=600), "vote_engines"),
+        (NotReadyError("the worker process was not started"), "not_ready"),
+    ],
+)
+def test_an_image_does_not_wait_for_what_will_not_pass(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception, label: str
+) -> None:
+    refusing(monkeypatch, refusal)
+    with start(data_dir=tmp_path) as server:
+        job = finished(server.client, submit(server.client))
+        assert job["items"][0]["problem"]["type"] == f"urn:surety:problem:{label}"
+
+
+def test_an_image_that_waits_is_given_up_at_once(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When its job is deleted; and given back when the server ends."""
+    left = refusing(monkeypatch, *(OverloadedError("not now", retry_after_seconds=600) for _ in range(2)))
+    with start(data_dir=tmp_path) as server:
+        deleted, kept = submit(server.client), submit(server.client)
+        until(lambda: len(left) == 1)
+        server.client.delete(f"/v1/jobs/{deleted}")
+        until(lambda: len(left) == 0)
+        server.services.jobs.drain()
+        until(lambda: look(server.client, kept)["items"][0]["status"] == "queued")
 
 
 def test_a_model_that_changed_meanwhile_is_not_asked(start: Start, tmp_path: Path, zoo: Path) -> None:
