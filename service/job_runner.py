@@ -159,8 +159,9 @@ class JobRunner:
             try:
                 certifier = self._lifecycle.certifier
                 self._waiting.clear()
-                spent = [] if self._accounts is None else self._accounts.spent
-                take = partial(self._store().take, self._settings.job_lease_seconds, spent, self._served)
+                # The work of a key that is not known here stays: another server may have read a newer file of keys.
+                owners = None if self._accounts is None else self._accounts.unspent
+                take = partial(self._store().take, self._settings.job_lease_seconds, owners, self._served)
                 lease = await self._call(take)
                 if lease is not None:
                     self._served = lease.owner
@@ -181,10 +182,6 @@ class JobRunner:
         self._held.add(held)
         keeping = asyncio.create_task(self._keep(held))
         try:
-            if self._accounts is not None and lease.owner not in self._accounts.keyring.entries:
-                logger.warning("the key %r is not valid any more: its job is cancelled", lease.owner)
-                await self._call(partial(self._store().cancel, lease.job_id, lease.owner))
-                return
             result = await self._compute(certifier, held)
             if result is None:
                 await self._call(partial(self._store().give_back, lease))
@@ -237,6 +234,7 @@ class JobRunner:
                     seconds = error.members.get("retry_after_seconds")
                     if seconds is None or isinstance(error, EnginesDiedError):
                         raise
+                    logger.info("image %d of job %s waits: %s", held.lease.number, held.lease.job_id, error)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(held.given_up.wait(), seconds)
                     return None

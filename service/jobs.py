@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -29,6 +30,8 @@ from .records import RETENTION_BATCH, RETENTION_SECONDS, SECONDS_A_DAY, Records
 from .schemas import CertifyReply, JobItemReply, JobReply, JobStatus, Problem
 from .settings import Settings
 
+logger = logging.getLogger("surety")
+
 T = TypeVar("T")
 ID_BYTES = 16
 THREADS = 4
@@ -53,7 +56,7 @@ class Jobs:
         self, settings: Settings, metrics: Metrics, requests: Engine, lifecycle: Lifecycle, records: Records,
         accounts: Accounts | None,
     ) -> None:  # fmt: skip
-        self._settings, self._metrics, self._records = settings, metrics, records
+        self._settings, self._metrics, self._records, self._accounts = settings, metrics, records, accounts
         self._bells = Bells()
         self._runner = JobRunner(
             settings, metrics, requests, lifecycle, records, accounts, lambda: self.store, self._bells
@@ -159,7 +162,7 @@ class Jobs:
         return follow(job_id, after, read, self._bells, lambda: self._draining)
 
     async def _keep_house(self) -> None:
-        """Count jobs, and delete old ones."""
+        """Count jobs, and end or delete old ones."""
         trimmed = -RETENTION_SECONDS
         while True:
             with suppress(RecordsUnavailableError, JobsDisabledError):  # tried again
@@ -169,12 +172,21 @@ class Jobs:
                 self._metrics.job_items_waiting.set(waiting)
                 days = self._settings.jobs_max_days
                 if days is not None and time.monotonic() - trimmed >= RETENTION_SECONDS:
-                    while await self._call(
-                        partial(self.store.trim, time.time() - SECONDS_A_DAY * days, RETENTION_BATCH)
-                    ):
+                    before = time.time() - SECONDS_A_DAY * days
+                    await self._cancel_abandoned(before)
+                    while await self._call(partial(self.store.trim, before, RETENTION_BATCH)):
                         pass
                     trimmed = time.monotonic()
             await asyncio.sleep(COUNTING_SECONDS)
+
+    async def _cancel_abandoned(self, before: float) -> None:
+        """Cancel what is as old as a finished job may get, and whose key is not valid: nobody will compute it."""
+        if self._accounts is None:
+            return
+        abandoned = partial(self.store.abandoned, before, list(self._accounts.keyring.entries))
+        for job_id, owner in await self._call(abandoned):
+            logger.warning("the key %r is not valid: its old job %s is cancelled", owner, job_id)
+            await self.cancel(job_id, owner)
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
