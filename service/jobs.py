@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,7 +23,7 @@ from .errors import DrainingError, IdempotencyError, JobsDisabledError, RecordsU
 from .job_events import Bells, follow
 from .job_recipe import Recipe
 from .job_runner import JobRunner
-from .job_store import JobStore, too_many
+from .job_store import JobStore, too_many, unknown
 from .job_tables import NewJob, StoredJob
 from .lifecycle import Lifecycle
 from .metrics import Metrics
@@ -34,6 +35,7 @@ logger = logging.getLogger("surety")
 
 T = TypeVar("T")
 ID_BYTES = 16
+ID = re.compile(r"[0-9a-f]{32}")
 THREADS = 4
 """For what requests ask of the database; followers of events wait for their turn in them, nobody else does."""
 COUNTING_SECONDS = 5.0
@@ -143,23 +145,31 @@ class Jobs:
 
     async def get(self, job_id: str, owner: str) -> JobReply:
         """A job and what came of it; raises :class:`UnknownJobError`."""
-        return await self._call(lambda: _reply(self.store.get(job_id, owner)))
+        store = self._store_with(job_id)
+        return await self._call(lambda: _reply(store.get(job_id, owner)))
 
     async def cancel(self, job_id: str, owner: str) -> JobReply:
         """End a job, if it is not over, and stop its work; raises :class:`UnknownJobError`."""
-        await self._call(partial(self.store.cancel, job_id, owner))
+        await self._call(partial(self._store_with(job_id).cancel, job_id, owner))
         self._runner.forget(job_id)
         self._bells.ring(job_id)
         return await self.get(job_id, owner)
 
     async def head(self, job_id: str, owner: str) -> tuple[JobStatus, int]:
         """Status and newest event; raises :class:`UnknownJobError`."""
-        return await self._call(partial(self.store.head, job_id, owner))
+        return await self._call(partial(self._store_with(job_id).head, job_id, owner))
 
     def follow(self, job_id: str, after: int) -> AsyncIterator[bytes]:
         """The events of a job."""
         read = lambda after, most: self._call(partial(self.store.events, job_id, after, most))  # noqa: E731
         return follow(job_id, after, read, self._bells, lambda: self._draining)
+
+    def _store_with(self, job_id: str) -> JobStore:
+        """The database, if this can be an id in it; raises :class:`UnknownJobError`."""
+        store = self.store
+        if not ID.fullmatch(job_id):
+            raise unknown()
+        return store
 
     async def _keep_house(self) -> None:
         """Count jobs, and end or delete old ones."""

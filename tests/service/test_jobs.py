@@ -15,6 +15,7 @@ import pytest
 import service.computing
 
 from .conftest import Running, Start, until
+from .databases import Postgres
 from .job_tools import CHANCY, CHEAP, events, finished, look, pictures, problem, send, submit
 from .pictures import encode, grey
 
@@ -158,6 +159,16 @@ def test_unknown_jobs(idle: Running, path: str) -> None:
     for method, ending in (("GET", ""), ("DELETE", ""), ("GET", "/events")):
         response = idle.client.request(method, f"/v1/jobs/{path}{ending}")
         assert problem(response) in {(404, "unknown_job"), (404, "not_found")}
+
+
+def test_odd_ids_are_unknown_to_postgresql_too(start: Start, tmp_path: Any, postgres: Postgres) -> None:
+    """Its text holds no NUL."""
+    with start(data_dir=tmp_path, database_url=postgres.create_database(), job_slots=0) as server:
+        for path in ("a%00b", "%00", "%ED%A0%80", f"{'0' * 32}%00", f"{'0' * 32}%0A", "0" * 32):
+            for method, ending in (("GET", ""), ("DELETE", ""), ("GET", "/events")):
+                response = server.client.request(method, f"/v1/jobs/{path}{ending}")
+                assert problem(response) == (404, "unknown_job"), path
+        assert look(server.client, submit(server.client))["status"] == "queued"
 
 
 def test_too_many_unfinished_jobs(start: Start, tmp_path: Any) -> None:
