@@ -24,7 +24,7 @@ from .job_events import Bells, follow
 from .job_recipe import Recipe
 from .job_runner import JobRunner
 from .job_store import JobStore, too_many, unknown
-from .job_tables import NewJob, StoredJob
+from .job_tables import Event, NewJob, StoredJob
 from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .records import RETENTION_BATCH, RETENTION_SECONDS, SECONDS_A_DAY, Records
@@ -37,7 +37,7 @@ T = TypeVar("T")
 ID_BYTES = 16
 ID = re.compile(r"[0-9a-f]{32}")
 THREADS = 4
-"""For what requests ask of the database; followers of events wait for their turn in them, nobody else does."""
+"""For what requests ask of the database, and as many for the followers of events, who wait for their turn."""
 COUNTING_SECONDS = 5.0
 
 
@@ -64,6 +64,7 @@ class Jobs:
             settings, metrics, requests, lifecycle, records, accounts, lambda: self.store, self._bells
         )
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
+        self._reading = ThreadPoolExecutor(THREADS, thread_name_prefix="job-events")
         self._keeping: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -97,7 +98,8 @@ class Jobs:
         await self._runner.close()
         if self._keeping is not None:
             self._keeping.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._reading):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def known(self, owner: str, key: str | None, digest: str) -> JobReply | None:
         """The job that an idempotency key has made already.
@@ -161,7 +163,11 @@ class Jobs:
 
     def follow(self, job_id: str, after: int) -> AsyncIterator[bytes]:
         """The events of a job."""
-        read = lambda after, most: self._call(partial(self.store.events, job_id, after, most))  # noqa: E731
+
+        async def read(after: int, most: int) -> list[Event]:
+            asked = partial(self.store.events, job_id, after, most)
+            return await asyncio.get_running_loop().run_in_executor(self._reading, asked)
+
         return follow(job_id, after, read, self._bells, lambda: self._draining)
 
     def _store_with(self, job_id: str) -> JobStore:
