@@ -73,7 +73,7 @@ async def read_submissions(
     if content_type == MULTIPART:
         values, images = await _multipart(request, most)
     elif content_type == JSON:
-        values, images = await asyncio.to_thread(_json, await request.body(), most)
+        values, images = await asyncio.to_thread(_json, await read_body(request), most)
     else:
         raise ContentTypeError(
             f"content type {quote(content_type)} is not supported: send {MULTIPART} or {JSON}",
@@ -82,6 +82,14 @@ async def read_submissions(
     if len(images) < least:
         raise FieldError("image: the field is required", field="image")
     return validate(values, kind), images
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body; raises :class:`ClientGoneError` if its sender leaves before its end."""
+    try:
+        return await request.body()
+    except ClientDisconnect as error:
+        raise ClientGoneError("the client left while sending") from error
 
 
 def check_head(request: Request, encodings: Collection[str] = ()) -> str:

@@ -5,15 +5,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
-from starlette.requests import ClientDisconnect
 
 from certification import __version__
 
 from ..access import NEEDED, demand
-from ..body import BINARY, COMPRESSED, JSON, check_head, decompress, encoding_of
+from ..body import BINARY, COMPRESSED, JSON, check_head, decompress, encoding_of, read_body
 from ..certifier import Task
 from ..engine import Cancellation
-from ..errors import ClientGoneError, ContentTypeError, MalformedBodyError, RequestError, UnknownResourceError, quote
+from ..errors import ContentTypeError, MalformedBodyError, RequestError, UnknownResourceError, quote
 from ..images import DecodedImage
 from ..inference import VERSION, describe, read_inference, write_reply
 from ..inference_schemas import (
@@ -105,10 +104,7 @@ async def _read(request: Request) -> tuple[bytes, str | None]:
     lengths = request.headers.getlist(JSON_LENGTH)
     if len(lengths) > 1:
         raise MalformedBodyError(f"{JSON_LENGTH} is given more than once")
-    try:
-        body = await request.body()
-    except ClientDisconnect as error:
-        raise ClientGoneError("the client left while sending") from error
+    body = await read_body(request)
     encoding, services = encoding_of(request), services_of(request)
     if encoding in COMPRESSED:
         most = services.settings.max_body_bytes
