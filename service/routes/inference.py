@@ -12,7 +12,7 @@ from ..access import NEEDED, demand
 from ..body import BINARY, COMPRESSED, JSON, check_head, decompress, encoding_of, read_body
 from ..certifier import Task
 from ..engine import Cancellation
-from ..errors import ContentTypeError, MalformedBodyError, RequestError, UnknownResourceError, quote
+from ..errors import ContentTypeError, MalformedBodyError, UnknownResourceError, of_row, quote
 from ..images import DecodedImage
 from ..inference import VERSION, describe, read_inference, write_reply
 from ..inference_schemas import (
@@ -128,13 +128,8 @@ async def _answers(
 
 
 def _prepare_row(prepare: Callable[[Image], T], row: int, image: Image) -> T:
-    """Prepare; a refusal of the image says which row it is."""
-    try:
+    with of_row(row):
         return prepare(image)
-    except RequestError as error:
-        if error.members.get("field") != "image":
-            raise
-        raise type(error)(f"row {row}: {error.detail}", **error.members, row=row) from error
 
 
 async def _only_version(version: str) -> None:

@@ -199,6 +199,27 @@ def test_a_refusal_says_which_row(server: Running) -> None:
     assert problem["error"].startswith("row 2: ")
 
 
+@pytest.mark.parametrize("wrong", ["!", 7])
+def test_a_refusal_says_which_row_is_no_file(server: Running, wrong: Any) -> None:
+    sent = request(image={"shape": [3], "data": [TEXT, wrong, TEXT]})
+    problem = check(server.client.post(INFER, json=sent), 422, "invalid_field")
+    assert problem["row"] == 1
+    assert problem["error"].startswith("row 1: ")
+
+
+@pytest.mark.parametrize("value", [256, 0.5, 10**400, None, "1"], ids=lambda value: repr(value)[:9])
+@pytest.mark.parametrize("datatype", ["UINT8", "FP32"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_refusal_says_in_which_row_a_pixel_is(server: Running, datatype: str, value: Any, nested: bool) -> None:
+    rows: list[Any] = np.zeros((3, SIDE, SIDE, 1), dtype=int).tolist()
+    rows[1][3][4] = [value]
+    data = rows if nested else [pixel for row in rows for line in row for (pixel,) in line]
+    sent = request(image={"datatype": datatype, "shape": [3, SIDE, SIDE, 1], "data": data})
+    problem = check(server.client.post(INFER, json=sent), 422, "invalid_field")
+    assert problem["row"] == 1
+    assert problem["error"].startswith("row 1: data: ")
+
+
 def test_clients_get_our_message(client: triton.InferenceServerClient) -> None:
     for asked, status, message in (
         ({"inputs": [files(b"GIF")]}, "415", "row 0: image is not a PNG"),

@@ -154,6 +154,24 @@ def test_an_image_at_fault_is_named_and_nothing_is_accepted(idle: Running, numbe
     assert send(idle.client, pictures(1), key=f"at-fault-{number}").status_code == 202
 
 
+@pytest.mark.parametrize("wrong", ["!", 7, None, ""])
+def test_an_image_of_json_that_is_no_file_is_named(idle: Running, wrong: Any) -> None:
+    good = base64.b64encode(FILE).decode()
+    for given, item in (([good, good, wrong], 2), ([wrong, wrong], 0), (wrong, 0)):
+        response = idle.client.post("/v1/jobs", json={"image": given, **CHEAP})
+        assert problem(response)[0] == 422
+        assert response.json()["item"] == item
+        assert response.json()["detail"].startswith(f"image {item}: ")
+    assert "item" not in idle.client.post("/v1/certify", json={"image": wrong, **CHEAP}).json()
+
+
+def test_an_image_that_is_no_file_part_is_named(idle: Running) -> None:
+    parts = [("image", ("0.png", FILE)), ("image", (None, "text"))]
+    response = idle.client.post("/v1/jobs", data=CHEAP, files=parts)
+    assert problem(response) == (422, "invalid_field")
+    assert response.json()["item"] == 1
+
+
 @pytest.mark.parametrize("path", ["A" * 32, "A" * 5000, "a%00b", "%F0%9F%98%80", "..%2Fx"])
 def test_unknown_jobs(idle: Running, path: str) -> None:
     for method, ending in (("GET", ""), ("DELETE", ""), ("GET", "/events")):
