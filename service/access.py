@@ -132,9 +132,9 @@ class Accounts:
         self._metrics.key_votes.labels(key.name).inc(votes)
 
     @property
-    def spent(self) -> list[str]:
-        """Names of the keys that have no votes left today."""
-        return [key.name for key in self.keyring.entries.values() if self.meter.is_spent(key)]
+    def unspent(self) -> list[str]:
+        """Names of the valid keys that have votes left today."""
+        return [key.name for key in self.keyring.entries.values() if not self.meter.is_spent(key)]
 
 
 class Access:

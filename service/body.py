@@ -9,7 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import AsyncGenerator, Collection, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -24,6 +24,7 @@ from .errors import (
     FieldError,
     MalformedBodyError,
     RequestError,
+    of_item,
     quote,
 )
 from .schemas import INTEGERS, NUMBERS
@@ -68,12 +69,15 @@ async def read_submission(request: Request, kind: type[F]) -> tuple[F, bytes]:
 async def read_submissions(
     request: Request, kind: type[F], most: int | None, *, least: Literal[0, 1] = 1
 ) -> tuple[F, list[bytes]]:
-    """The same for ``least`` to ``most`` images: repeated parts ``image``, or a JSON list; None: one, and no list."""
+    """The same for ``least`` to ``most`` images: repeated parts ``image``, or a JSON list; None: one, and no list.
+
+    Where there may be several, a refusal of one has its number as ``item``.
+    """
     content_type = check_head(request)
     if content_type == MULTIPART:
         values, images = await _multipart(request, most)
     elif content_type == JSON:
-        values, images = await asyncio.to_thread(_json, await request.body(), most)
+        values, images = await asyncio.to_thread(_json, await read_body(request), most)
     else:
         raise ContentTypeError(
             f"content type {quote(content_type)} is not supported: send {MULTIPART} or {JSON}",
@@ -82,6 +86,14 @@ async def read_submissions(
     if len(images) < least:
         raise FieldError("image: the field is required", field="image")
     return validate(values, kind), images
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body; raises :class:`ClientGoneError` if its sender leaves before its end."""
+    try:
+        return await request.body()
+    except ClientDisconnect as error:
+        raise ClientGoneError("the client left while sending") from error
 
 
 def check_head(request: Request, encodings: Collection[str] = ()) -> str:
@@ -195,10 +207,11 @@ async def _multipart(request: Request, most: int | None) -> tuple[dict[str, Any]
             if name in values or (name == "image" and images and most is None):
                 raise FieldError(f"{quote(name)} is given more than once", field=name[:60])
             if name == "image":
-                if not isinstance(value, UploadFile):
-                    raise FieldError("image: must be a file part (with a filename)", field="image")
                 if most is not None and len(images) == most:
                     raise _too_many_images(most)
+                with nullcontext() if most is None else of_item(len(images)):
+                    if not isinstance(value, UploadFile):
+                        raise FieldError("image: must be a file part (with a filename)", field="image")
                 images.append(await value.read())
             elif isinstance(value, UploadFile):
                 raise FieldError(f"{quote(name)} must be text, not a file", field=name[:60])
@@ -223,10 +236,16 @@ def _json(body: bytes, most: int | None) -> tuple[dict[str, Any], list[bytes]]:
     if "image" not in values:
         return values, []
     given = values.pop("image")
-    texts = given if isinstance(given, list) and most is not None else [given]
-    if most is not None and len(texts) > most:
+    if most is None:
+        return values, [from_base64(given)]
+    texts = given if isinstance(given, list) else [given]
+    if len(texts) > most:
         raise _too_many_images(most)
-    return values, [from_base64(text) for text in texts]
+    images: list[bytes] = []
+    for number, text in enumerate(texts):
+        with of_item(number):
+            images.append(from_base64(text))
+    return values, images
 
 
 def parse_object(body: bytes, max_elements: int) -> dict[str, Any]:

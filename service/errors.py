@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import reprlib
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,6 +154,10 @@ class VoteEnginesError(RequestError):
     """No vote engine of the cluster could make the run."""
 
 
+class EnginesDiedError(VoteEnginesError):
+    """Vote engines died under this very request."""
+
+
 class ClientGoneError(RequestError):
     """Nobody waits for the answer any more."""
 
@@ -171,6 +176,30 @@ class RateError(RequestError):
 
 class BudgetError(RequestError):
     """The key's votes of today are used up."""
+
+
+@contextmanager
+def of_item(number: int) -> Iterator[None]:
+    """A refusal of an image of a job says which one it is."""
+    with _numbered("image", number, item=number):
+        yield
+
+
+@contextmanager
+def of_row(row: int) -> Iterator[None]:
+    """A refusal of an image in a tensor says which row it is."""
+    with _numbered("row", row, row=row):
+        yield
+
+
+@contextmanager
+def _numbered(word: str, number: int, **member: int) -> Iterator[None]:
+    try:
+        yield
+    except RequestError as error:
+        if error.members.get("field") != "image":
+            raise
+        raise type(error)(f"{word} {number}: {error.detail}", **error.members, **member) from error
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 from models.card import InputSpec, ModelCard
 
 from .body import MAX_JSON_ELEMENTS, from_base64, parse_object, validate
-from .errors import FieldError, ImageShapeError, MalformedBodyError, quote
+from .errors import FieldError, ImageShapeError, MalformedBodyError, of_row, quote
 from .images import DecodedImage
 from .inference_schemas import (
     InferenceRequest,
@@ -160,7 +160,7 @@ def _images(tensor: InputTensor, binary: bytes, takes: InputSpec, max_images: in
             maximum=max_images,
         )
     if files and size is None:
-        return [from_base64(text) for text in elements(tensor.data, shape)]
+        return [_file(row, text) for row, text in enumerate(elements(tensor.data, shape))]
     if files:
         return strings_from_bytes(binary, shape[0])
     if size is None:
@@ -168,6 +168,11 @@ def _images(tensor: InputTensor, binary: bytes, takes: InputSpec, max_images: in
     else:
         pixels = intensities(numbers_from_bytes(binary, shape, tensor.datatype), tensor.datatype)
     return [DecodedImage(one, None) for one in pixels]
+
+
+def _file(row: int, text: object) -> bytes:
+    with of_row(row):
+        return from_base64(text)
 
 
 def write_reply(asked: Inference, answers: Sequence[AnswerReply]) -> tuple[bytes, int | None]:

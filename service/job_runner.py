@@ -22,9 +22,12 @@ from .errors import (
     ClientGoneError,
     DeviceFailedError,
     DrainingError,
+    EnginesDiedError,
     GivenUpError,
     NotReadyError,
+    OverloadedError,
     RecordsUnavailableError,
+    VoteEnginesError,
     kind_of,
     problem_document,
 )
@@ -53,6 +56,8 @@ RENEWALS = 4
 MOST_BEGUN = 5
 """So often an image is begun whose server ended in the middle: it may be why."""
 CLOSING_SECONDS = 5.0
+TEMPORARY = (NotReadyError, OverloadedError, VoteEnginesError)
+"""What computes refuses for now: an image that was accepted is tried again."""
 TOLD = {"label", "class_name", "abstained", "radius", "radius_unit", "p_lower", "certificate_id"}
 
 
@@ -155,8 +160,9 @@ class JobRunner:
             try:
                 certifier = self._lifecycle.certifier
                 self._waiting.clear()
-                spent = [] if self._accounts is None else self._accounts.spent
-                take = partial(self._store().take, self._settings.job_lease_seconds, spent, self._served)
+                # The work of a key that is not known here stays: another server may have read a newer file of keys.
+                owners = None if self._accounts is None else self._accounts.unspent
+                take = partial(self._store().take, self._settings.job_lease_seconds, owners, self._served)
                 lease = await self._call(take)
                 if lease is not None:
                     self._served = lease.owner
@@ -177,10 +183,6 @@ class JobRunner:
         self._held.add(held)
         keeping = asyncio.create_task(self._keep(held))
         try:
-            if self._accounts is not None and lease.owner not in self._accounts.keyring.entries:
-                logger.warning("the key %r is not valid any more: its job is cancelled", lease.owner)
-                await self._call(partial(self._store().cancel, lease.job_id, lease.owner))
-                return
             result = await self._compute(certifier, held)
             if result is None:
                 await self._call(partial(self._store().give_back, lease))
@@ -226,7 +228,17 @@ class JobRunner:
         try:
             if held.lease.begun > MOST_BEGUN:
                 raise GivenUpError(f"servers ended {MOST_BEGUN} times in the middle of it")
-            return await self._engine.run(partial(self._certify, certifier, held), abandoned)
+            while True:
+                try:
+                    return await self._engine.run(partial(self._certify, certifier, held), abandoned)
+                except TEMPORARY as error:
+                    seconds = error.members.get("retry_after_seconds")
+                    if seconds is None or isinstance(error, EnginesDiedError):
+                        raise
+                    logger.info("image %d of job %s waits: %s", held.lease.number, held.lease.job_id, error)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(held.given_up.wait(), seconds)
+                    return None
         except (ClientGoneError, DrainingError):
             return None
         except Exception as error:

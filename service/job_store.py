@@ -120,17 +120,19 @@ class JobStore:
                 raise unknown()
         return [Event(row.number, EventKind(row.kind), row.data) for row in rows]
 
-    def take(self, seconds: float, barred: Collection[str] = (), after: str = "") -> Lease | None:
-        """The next item that waits, or whose lease is over, of an owner who is not barred; it is ours for so long.
+    def take(self, seconds: float, owners: Collection[str] | None = None, after: str = "") -> Lease | None:
+        """The next item that waits, or whose lease is over, of one of these owners; it is ours for so long.
 
-        Owners have their turns in the order of their names, beginning with the first one ``after`` that of the last
-        turn; of one owner, the oldest job is first.
+        Owners (None: all) have their turns in the order of their names, beginning with the first one ``after`` that of
+        the last turn; of one owner, the oldest job is first.
         """
         now = self._store.now
         free = or_(
             ITEMS.c.status == JobStatus.QUEUED, and_(ITEMS.c.status == JobStatus.RUNNING, ITEMS.c.lease_ends < now)
         )
-        first = select(ITEMS.c.job_id, ITEMS.c.number).join(JOBS).where(free, JOBS.c.owner.not_in(list(barred)))
+        first = select(ITEMS.c.job_id, ITEMS.c.number).join(JOBS).where(free)
+        if owners is not None:
+            first = first.where(JOBS.c.owner.in_(owners))
         turn = case((JOBS.c.owner > after, 0), else_=1)
         first = first.order_by(turn, JOBS.c.owner, JOBS.c.created, JOBS.c.id, ITEMS.c.number).limit(1)
         word = secrets.token_hex(WORD_BYTES)
@@ -215,6 +217,12 @@ class JobStore:
             connection.execute(update(ITEMS).where(unfinished).values(_over(JobStatus.CANCELLED)))
             _end(connection, job_id, JobStatus.CANCELLED)
         return True
+
+    def abandoned(self, before: float, owners: Collection[str]) -> list[tuple[str, str]]:
+        """Ids and owners of the unfinished jobs that were accepted before a time for none of these owners."""
+        asked = select(JOBS.c.id, JOBS.c.owner).where(JOBS.c.status.in_(UNFINISHED), JOBS.c.created < before)
+        with self._store.transaction() as connection:
+            return [(row.id, row.owner) for row in connection.execute(asked.where(JOBS.c.owner.not_in(owners)))]
 
     def trim(self, before: float, most: int) -> int:
         """Delete at most so many of the jobs that had finished before a time; returns how many."""

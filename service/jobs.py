@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,18 +23,21 @@ from .errors import DrainingError, IdempotencyError, JobsDisabledError, RecordsU
 from .job_events import Bells, follow
 from .job_recipe import Recipe
 from .job_runner import JobRunner
-from .job_store import JobStore, too_many
-from .job_tables import NewJob, StoredJob
+from .job_store import JobStore, too_many, unknown
+from .job_tables import Event, NewJob, StoredJob
 from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .records import RETENTION_BATCH, RETENTION_SECONDS, SECONDS_A_DAY, Records
 from .schemas import CertifyReply, JobItemReply, JobReply, JobStatus, Problem
 from .settings import Settings
 
+logger = logging.getLogger("surety")
+
 T = TypeVar("T")
 ID_BYTES = 16
+ID = re.compile(r"[0-9a-f]{32}")
 THREADS = 4
-"""For what requests ask of the database; followers of events wait for their turn in them, nobody else does."""
+"""For what requests ask of the database, and as many for the followers of events, who wait for their turn."""
 COUNTING_SECONDS = 5.0
 
 
@@ -53,12 +58,13 @@ class Jobs:
         self, settings: Settings, metrics: Metrics, requests: Engine, lifecycle: Lifecycle, records: Records,
         accounts: Accounts | None,
     ) -> None:  # fmt: skip
-        self._settings, self._metrics, self._records = settings, metrics, records
+        self._settings, self._metrics, self._records, self._accounts = settings, metrics, records, accounts
         self._bells = Bells()
         self._runner = JobRunner(
             settings, metrics, requests, lifecycle, records, accounts, lambda: self.store, self._bells
         )
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
+        self._reading = ThreadPoolExecutor(THREADS, thread_name_prefix="job-events")
         self._keeping: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -92,7 +98,8 @@ class Jobs:
         await self._runner.close()
         if self._keeping is not None:
             self._keeping.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._reading):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def known(self, owner: str, key: str | None, digest: str) -> JobReply | None:
         """The job that an idempotency key has made already.
@@ -140,26 +147,38 @@ class Jobs:
 
     async def get(self, job_id: str, owner: str) -> JobReply:
         """A job and what came of it; raises :class:`UnknownJobError`."""
-        return await self._call(lambda: _reply(self.store.get(job_id, owner)))
+        store = self._store_with(job_id)
+        return await self._call(lambda: _reply(store.get(job_id, owner)))
 
     async def cancel(self, job_id: str, owner: str) -> JobReply:
         """End a job, if it is not over, and stop its work; raises :class:`UnknownJobError`."""
-        await self._call(partial(self.store.cancel, job_id, owner))
+        await self._call(partial(self._store_with(job_id).cancel, job_id, owner))
         self._runner.forget(job_id)
         self._bells.ring(job_id)
         return await self.get(job_id, owner)
 
     async def head(self, job_id: str, owner: str) -> tuple[JobStatus, int]:
         """Status and newest event; raises :class:`UnknownJobError`."""
-        return await self._call(partial(self.store.head, job_id, owner))
+        return await self._call(partial(self._store_with(job_id).head, job_id, owner))
 
     def follow(self, job_id: str, after: int) -> AsyncIterator[bytes]:
         """The events of a job."""
-        read = lambda after, most: self._call(partial(self.store.events, job_id, after, most))  # noqa: E731
+
+        async def read(after: int, most: int) -> list[Event]:
+            asked = partial(self.store.events, job_id, after, most)
+            return await asyncio.get_running_loop().run_in_executor(self._reading, asked)
+
         return follow(job_id, after, read, self._bells, lambda: self._draining)
 
+    def _store_with(self, job_id: str) -> JobStore:
+        """The database, if this can be an id in it; raises :class:`UnknownJobError`."""
+        store = self.store
+        if not ID.fullmatch(job_id):
+            raise unknown()
+        return store
+
     async def _keep_house(self) -> None:
-        """Count jobs, and delete old ones."""
+        """Count jobs, and end or delete old ones."""
         trimmed = -RETENTION_SECONDS
         while True:
             with suppress(RecordsUnavailableError, JobsDisabledError):  # tried again
@@ -169,12 +188,21 @@ class Jobs:
                 self._metrics.job_items_waiting.set(waiting)
                 days = self._settings.jobs_max_days
                 if days is not None and time.monotonic() - trimmed >= RETENTION_SECONDS:
-                    while await self._call(
-                        partial(self.store.trim, time.time() - SECONDS_A_DAY * days, RETENTION_BATCH)
-                    ):
+                    before = time.time() - SECONDS_A_DAY * days
+                    await self._cancel_abandoned(before)
+                    while await self._call(partial(self.store.trim, before, RETENTION_BATCH)):
                         pass
                     trimmed = time.monotonic()
             await asyncio.sleep(COUNTING_SECONDS)
+
+    async def _cancel_abandoned(self, before: float) -> None:
+        """Cancel what is as old as a finished job may get, and whose key is not valid: nobody will compute it."""
+        if self._accounts is None:
+            return
+        abandoned = partial(self.store.abandoned, before, list(self._accounts.keyring.entries))
+        for job_id, owner in await self._call(abandoned):
+            logger.warning("the key %r is not valid: its old job %s is cancelled", owner, job_id)
+            await self.cancel(job_id, owner)
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from .computing import Computed, Machine, Order
 from .engine import Cancellation, Cancelled
-from .errors import VoteEnginesError
+from .errors import EnginesDiedError, VoteEnginesError
 from .progress import Report
 from .vote_engine import Answer, Facts, VoteEngine
 
@@ -61,13 +61,13 @@ class Deaths:
                 self._deaths = deque(death for death in self._deaths if death[1] != key)
 
     def check(self, key: bytes) -> None:
-        """Raise :class:`VoteEnginesError` if the order has met enough engines."""
+        """Raise :class:`EnginesDiedError` if the order has met enough engines."""
         with self._lock:
             while self._deaths and self._deaths[0][0] < time.monotonic() - self._forget_seconds:
                 self._deaths.popleft()
             met = sum(known == key for _, known in self._deaths)
         if met >= self._most:
-            raise VoteEnginesError(
+            raise EnginesDiedError(
                 f"{met} vote engines ended while they computed this request: it is not tried again for now",
                 retry_after_seconds=int(self._forget_seconds),
             )
@@ -112,8 +112,10 @@ class RayComputer:
         ------
         OverloadedError
             If an engine has too much to do.
+        EnginesDiedError
+            If engines died under the order.
         VoteEnginesError
-            If engines died under the order, or none answered.
+            If none answered.
         """
         key = order.replay.key
         while True:

@@ -166,10 +166,9 @@ class Records:
             while not self._stop.is_set() and (gone := store.delete_oldest(RETENTION_BATCH, before=before)):
                 deleted += gone
         if settings.records_max_count is not None:
-            surplus = store.count() - settings.records_max_count
-            while not self._stop.is_set() and surplus > 0:
-                gone = store.delete_oldest(min(surplus, RETENTION_BATCH))
-                surplus, deleted = surplus - max(gone, 1), deleted + gone
+            keep = settings.records_max_count
+            while not self._stop.is_set() and (gone := store.delete_oldest(RETENTION_BATCH, keep=keep)):
+                deleted += gone
         return deleted
 
     @contextmanager

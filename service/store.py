@@ -134,11 +134,17 @@ class Store:
         with self.transaction() as connection:
             return connection.execute(select(func.count()).select_from(CERTIFICATES)).scalar_one()
 
-    def delete_oldest(self, most: int, *, before: float | None = None) -> int:
-        """Delete at most so many of the oldest records, made before a time (seconds since 1970); returns how many."""
+    def delete_oldest(self, most: int, *, before: float | None = None, keep: int | None = None) -> int:
+        """Delete at most so many of the oldest records; returns how many.
+
+        Only those made before a time (seconds since 1970), and none of the ``keep`` newest, whoever else deletes now.
+        """
         oldest = select(CERTIFICATES.c.id).order_by(CERTIFICATES.c.created, CERTIFICATES.c.id).limit(most)
         if before is not None:
             oldest = oldest.where(CERTIFICATES.c.created < before)
+        if keep is not None:
+            newest = select(CERTIFICATES.c.created).order_by(CERTIFICATES.c.created.desc())
+            oldest = oldest.where(CERTIFICATES.c.created < newest.offset(keep - 1).limit(1).scalar_subquery())
         with self.transaction() as connection:
             return connection.execute(delete(CERTIFICATES).where(CERTIFICATES.c.id.in_(oldest))).rowcount
 
@@ -262,7 +268,11 @@ def _postgresql(url: URL) -> Engine:
             connect_args={
                 "connect_timeout": CONNECT_SECONDS,
                 "options": options,
+                # a host that dies before it answers: what is unacknowledged, and what is only waited for
                 "tcp_user_timeout": milliseconds,
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
             },
         )
     except ModuleNotFoundError as error:

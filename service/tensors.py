@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,15 +51,16 @@ def elements(data: object, shape: Sequence[int]) -> list[Any]:
 def numbers_from_json(data: object, shape: Sequence[int], datatype: str) -> NDArray[np.float64]:
     """Numbers of shape ``shape`` from JSON; UINT8 must be integers, FP32 may be. Raises FieldError."""
     kinds = (int,) if datatype == "UINT8" else (int, float)
-    values = elements(data, shape)
-    strange = [value for value in values if type(value) not in kinds]
-    if strange:
+    values, row_size = elements(data, shape), math.prod(shape[1:])
+    strange = next((at for at, value in enumerate(values) if type(value) not in kinds), None)
+    if strange is not None:
         kind = "integers" if datatype == "UINT8" else "numbers"
-        raise FieldError(f"data: {datatype} elements are {kind}, not {quote(strange[0])}", field="data")
+        raise _wrong_row(strange // row_size, f"{datatype} elements are {kind}, not {quote(values[strange])}")
     try:
         return np.array(values, dtype=np.float64).reshape(shape)
     except OverflowError as error:
-        raise FieldError("data: a number is too large", field="data") from error
+        large = next(at for at, value in enumerate(values) if abs(value) > sys.float_info.max)
+        raise _wrong_row(large // row_size, "a number is too large") from error
 
 
 def numbers_from_bytes(chunk: bytes, shape: Sequence[int], datatype: str) -> NDArray[Any]:
@@ -105,8 +107,13 @@ def intensities(values: NDArray[Any], datatype: str) -> NDArray[np.float32]:
     if not allowed.all():
         where = np.unravel_index(np.argmin(allowed), allowed.shape)
         wanted = "an integer from 0 to 255" if datatype == "UINT8" else "a multiple of 1/255 from 0 to 1 (8-bit images)"
-        raise FieldError(f"data: {datatype} pixels must be {wanted}, not {float(values[where])!r}", field="data")
-    return levels.astype(np.float32) / np.float32(255)
+        raise _wrong_row(int(where[0]), f"{datatype} pixels must be {wanted}, not {float(values[where])!r}")
+    # through uint8, which knows no negative zero
+    return levels.astype(np.uint8).astype(np.float32) / np.float32(255)
+
+
+def _wrong_row(row: int, reason: str) -> FieldError:
+    return FieldError(f"row {row}: data: {reason}", field="data", row=row)
 
 
 def pack(values: Sequence[Any], datatype: str) -> bytes:

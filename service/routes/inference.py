@@ -6,15 +6,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
-from starlette.requests import ClientDisconnect
 
 from certification import __version__
 
 from ..access import NEEDED, demand
-from ..body import BINARY, COMPRESSED, JSON, check_head, decompress, encoding_of
+from ..body import BINARY, COMPRESSED, JSON, check_head, decompress, encoding_of, read_body
 from ..certifier import Task
 from ..engine import Cancellation
-from ..errors import ClientGoneError, ContentTypeError, MalformedBodyError, RequestError, UnknownResourceError, quote
+from ..errors import ContentTypeError, MalformedBodyError, UnknownResourceError, of_row, quote
 from ..images import DecodedImage
 from ..inference import VERSION, describe, read_inference, write_reply
 from ..inference_schemas import (
@@ -106,10 +105,7 @@ async def _read(request: Request) -> tuple[bytes, str | None]:
     lengths = request.headers.getlist(JSON_LENGTH)
     if len(lengths) > 1:
         raise MalformedBodyError(f"{JSON_LENGTH} is given more than once")
-    try:
-        body = await request.body()
-    except ClientDisconnect as error:
-        raise ClientGoneError("the client left while sending") from error
+    body = await read_body(request)
     encoding, services = encoding_of(request), services_of(request)
     if encoding in COMPRESSED:
         most = services.settings.max_body_bytes
@@ -134,13 +130,8 @@ async def _answers(
 
 
 def _prepare_row(prepare: Callable[[Image], T], row: int, image: Image) -> T:
-    """Prepare; a refusal of the image says which row it is."""
-    try:
+    with of_row(row):
         return prepare(image)
-    except RequestError as error:
-        if error.members.get("field") != "image":
-            raise
-        raise type(error)(f"row {row}: {error.detail}", **error.members, row=row) from error
 
 
 async def _only_version(version: str) -> None:

@@ -10,7 +10,7 @@ from certification.plan import CertificationPlan
 
 from ..body import read_submissions
 from ..certifier import Certifier, Task
-from ..errors import FieldError, RequestError
+from ..errors import FieldError, of_item
 from ..job_events import last_seen
 from ..job_recipe import digest_of
 from ..job_tables import UNFINISHED
@@ -121,10 +121,5 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _prepare(certifier: Certifier, fields: CertifyFields, number: int, image: bytes) -> Task[CertificationPlan]:
-    """Plan and decode; a refusal of the image says which one it is."""
-    try:
+    with of_item(number):
         return certifier.prepare_certify(fields, image)
-    except RequestError as error:
-        if error.members.get("field") != "image":
-            raise
-        raise type(error)(f"image {number}: {error.detail}", **error.members, item=number) from error

@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 from models.card import ModelCard
 from service.certifier import Certifier
 from service.errors import FieldError, MalformedBodyError, RequestError
+from service.images import ImageSpec, decode
 from service.inference import read_inference
 from service.tensors import intensities, pack, strings_from_bytes
 
@@ -198,6 +199,27 @@ def test_a_refusal_says_which_row(server: Running) -> None:
     assert problem["error"].startswith("row 2: ")
 
 
+@pytest.mark.parametrize("wrong", ["!", 7])
+def test_a_refusal_says_which_row_is_no_file(server: Running, wrong: Any) -> None:
+    sent = request(image={"shape": [3], "data": [TEXT, wrong, TEXT]})
+    problem = check(server.client.post(INFER, json=sent), 422, "invalid_field")
+    assert problem["row"] == 1
+    assert problem["error"].startswith("row 1: ")
+
+
+@pytest.mark.parametrize("value", [256, 0.5, 10**400, None, "1"], ids=lambda value: repr(value)[:9])
+@pytest.mark.parametrize("datatype", ["UINT8", "FP32"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_refusal_says_in_which_row_a_pixel_is(server: Running, datatype: str, value: Any, nested: bool) -> None:
+    rows: list[Any] = np.zeros((3, SIDE, SIDE, 1), dtype=int).tolist()
+    rows[1][3][4] = [value]
+    data = rows if nested else [pixel for row in rows for line in row for (pixel,) in line]
+    sent = request(image={"datatype": datatype, "shape": [3, SIDE, SIDE, 1], "data": data})
+    problem = check(server.client.post(INFER, json=sent), 422, "invalid_field")
+    assert problem["row"] == 1
+    assert problem["error"].startswith("row 1: data: ")
+
+
 def test_clients_get_our_message(client: triton.InferenceServerClient) -> None:
     for asked, status, message in (
         ({"inputs": [files(b"GIF")]}, "415", "row 0: image is not a PNG"),
@@ -341,6 +363,15 @@ def test_intensities_take_every_usual_way_to_divide_by_255() -> None:
     for values in ways:
         np.testing.assert_array_equal(intensities(values, "FP32"), exact, strict=True)
     np.testing.assert_array_equal(intensities(levels.astype(np.uint8), "UINT8"), exact, strict=True)
+
+
+def test_black_is_black_whatever_its_sign() -> None:
+    """As in a file, to the last bit: the noise follows from the pixels' bytes. Oracle: the decoder of files."""
+    spec = ImageSpec(SIDE, SIDE, 1, resize=False)
+    black = decode(encode(np.zeros((SIDE, SIDE), dtype=np.uint8), "PNG"), spec, max_pixels=10**6).pixels
+    for value in (-0.0, -1e-9):
+        for values in (np.full(black.shape, value, dtype=np.float32), np.full(black.shape, value)):
+            assert intensities(values, "FP32").tobytes() == black.tobytes()
 
 
 @pytest.mark.parametrize("bits", [0x7F800001, 0x7FC00000, 0xFFC00000, 0x7F800000, 0xFF800000, 0x7F7FFFFF])

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import httpx
 import pytest
 
 from service.job_events import last_seen
+from service.job_store import JobStore
 from service.job_tables import EventKind, NewEvent
+from service.jobs import THREADS
 from service.progress import Progress, Watcher
 
 from .conftest import Running, Start, until
@@ -176,6 +178,29 @@ def test_a_slow_reader_gets_everything_and_holds_nobody_up(start: Start, tmp_pat
 def events_until_cancelled(server: Running, identifier: str) -> list[Told]:
     server.client.delete(f"/v1/jobs/{identifier}")
     return events(server.client, identifier)
+
+
+def test_followers_that_wait_for_the_database_hold_up_no_request(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads of events hang, of more streams than there are threads; whatever else is asked of jobs is answered."""
+    free, read, hanging = threading.Event(), JobStore.events, []
+
+    def hang(*what: Any) -> Any:
+        hanging.append(what)
+        assert free.wait(60.0)
+        return read(*what)
+
+    with start(data_dir=tmp_path, job_slots=0) as server, ExitStack() as streams:
+        identifier = submit(server.client)
+        monkeypatch.setattr(JobStore, "events", hang)
+        for _ in range(3 * THREADS):
+            streams.enter_context(following(server, identifier))
+        streams.callback(free.set)
+        until(lambda: len(hanging) == THREADS and in_flight(server) == 3 * THREADS + 1)
+        with httpx.Client(base_url=server.url, timeout=10.0) as client:
+            assert look(client, submit(client))["status"] == "queued"
+            assert client.delete(f"/v1/jobs/{identifier}").json()["status"] == "cancelled"
 
 
 def test_a_stream_outlasts_its_database(start: Start, tmp_path: Path, gate: Gate) -> None:

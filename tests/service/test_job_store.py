@@ -202,23 +202,26 @@ def test_owners_do_not_see_one_another(jobs: tuple[JobStore, JobStore]) -> None:
     for ask in (one.get, one.head, one.cancel):
         with pytest.raises(UnknownJobError):
             ask("b", OWNER)
-    lease = one.take(LONG, [OWNER])
+    assert one.take(LONG, []) is None
+    lease = one.take(LONG, ["other", "nobody"])
     assert lease is not None
     assert lease.owner == "other"
-    assert one.take(LONG, [OWNER]) is None
+    assert one.take(LONG, ["other"]) is None
+    assert one.abandoned(time.time() + 1, ["other", "nobody"]) == [("a", OWNER)]
+    assert one.abandoned(time.time() - 60, []) == []
 
 
 def test_owners_take_turns(jobs: tuple[JobStore, JobStore]) -> None:
-    """One image each, whatever waits, and the oldest job of an owner first; some come late, and some are barred."""
+    """One image each, whatever waits, and the oldest job of an owner first; some come late, and some are left out."""
     one, _ = jobs
     for name, images, owner in (("a", 5, "zoe"), ("b", 1, "ann"), ("c", 2, "ann"), ("d", 1, "bob")):
         one.add(job(name, images, owner=owner), 10)
     taken: list[tuple[str, int]] = []
     served = ""
 
-    def serve(barred: tuple[str, ...] = ()) -> None:
+    def serve(owners: tuple[str, ...] | None = None) -> None:
         nonlocal served
-        lease = one.take(LONG, barred, served)
+        lease = one.take(LONG, owners, served)
         assert lease is not None
         served = lease.owner
         taken.append((lease.job_id, lease.number))
@@ -227,13 +230,13 @@ def test_owners_take_turns(jobs: tuple[JobStore, JobStore]) -> None:
         serve()
     assert taken == [("b", 0), ("d", 0), ("a", 0), ("c", 0), ("a", 1)]
     one.add(job("e", 2, owner="lab"), 10)
-    serve(("ann",))
-    serve(("ann",))
+    serve(("bob", "lab", "zoe"))
+    serve(("bob", "lab", "zoe"))
     assert taken[5:] == [("e", 0), ("a", 2)]
     for _ in range(4):
         serve()
     assert taken[7:] == [("c", 1), ("e", 1), ("a", 3), ("a", 4)]
-    assert one.take(LONG, (), served) is None
+    assert one.take(LONG, None, served) is None
 
 
 def test_a_job_beyond_the_limit_is_not_stored(jobs: tuple[JobStore, JobStore]) -> None:

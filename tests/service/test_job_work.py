@@ -12,8 +12,9 @@ import pytest
 
 import service.computing
 from service.computing import Computed, LocalComputer, Order
+from service.errors import EnginesDiedError, NotReadyError, OverloadedError, PoisonedError, VoteEnginesError
 from service.job_runner import MOST_BEGUN
-from service.keys import KeyEntry, Scope, make_key, write_keys
+from service.keys import KeyEntry, Scope, make_key, read_keys, write_keys
 
 from .conftest import Running, Start, until
 from .job_tools import CHEAP, Gate, events, finished, gate, look, pictures, problem, send, submit
@@ -117,6 +118,63 @@ def test_an_image_that_ends_its_server_again_and_again_is_given_up(start: Start,
         job = finished(server.client, identifier)
         assert [one["status"] for one in job["items"]] == ["failed", "done"]
         assert job["items"][0]["problem"]["type"] == "urn:surety:problem:given_up"
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, *refusals: Exception) -> list[Exception]:
+    """What computes raises these first, one a run; returns those that are left."""
+    compute, left = LocalComputer.compute, list(refusals)
+
+    def refuse(computer: LocalComputer, order: Order, *what: Any) -> Computed:
+        if left:
+            raise left.pop(0)
+        return compute(computer, order, *what)
+
+    monkeypatch.setattr(LocalComputer, "compute", refuse)
+    return left
+
+
+def test_an_image_waits_for_what_is_refused_for_now(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by vote engines that have too much to do or are being updated; nobody else takes it meanwhile."""
+    refusals = [OverloadedError, VoteEnginesError, NotReadyError]
+    refusing(monkeypatch, *(one("not now", retry_after_seconds=0.6) for one in refusals))
+    with start(data_dir=tmp_path, job_slots=2, job_lease_seconds=1.0) as server:
+        identifier = submit(server.client)
+        job = finished(server.client, identifier)
+        assert [one["status"] for one in job["items"]] == ["done"]
+        assert [one.kind for one in events(server.client, identifier)].count("queued") == 1, "the lease was lost"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "label"),
+    [
+        (PoisonedError("it brings the worker down"), "poisoned"),
+        (EnginesDiedError("2 vote engines ended", retry_after_seconds=600), "vote_engines"),
+        (NotReadyError("the worker process was not started"), "not_ready"),
+    ],
+)
+def test_an_image_does_not_wait_for_what_will_not_pass(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception, label: str
+) -> None:
+    refusing(monkeypatch, refusal)
+    with start(data_dir=tmp_path) as server:
+        job = finished(server.client, submit(server.client))
+        assert job["items"][0]["problem"]["type"] == f"urn:surety:problem:{label}"
+
+
+def test_an_image_that_waits_is_given_up_at_once(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When its job is deleted; and given back when the server ends."""
+    left = refusing(monkeypatch, *(OverloadedError("not now", retry_after_seconds=600) for _ in range(2)))
+    with start(data_dir=tmp_path) as server:
+        deleted, kept = submit(server.client), submit(server.client)
+        until(lambda: len(left) == 1)
+        server.client.delete(f"/v1/jobs/{deleted}")
+        until(lambda: len(left) == 0)
+        server.services.jobs.drain()
+        until(lambda: look(server.client, kept)["items"][0]["status"] == "queued")
 
 
 def test_a_model_that_changed_meanwhile_is_not_asked(start: Start, tmp_path: Path, zoo: Path) -> None:
@@ -247,14 +305,52 @@ def test_a_large_job_does_not_hold_up_another_keys(start: Start, tmp_path: Path,
         assert ended == sorted(ended)
 
 
-def test_a_job_of_a_key_that_was_revoked_is_cancelled(start: Start, tmp_path: Path, keys: Any) -> None:
+def test_a_job_of_a_key_that_a_server_does_not_know_waits(
+    start: Start, tmp_path: Path, keys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may only have read an older file: nothing is computed, nothing is lost, and other keys go on."""
     path, new = keys
-    gone = new("gone", Scope.CERTIFY)
+    lab, other = new("lab", Scope.CERTIFY), new("other", Scope.CERTIFY)
     with start(data_dir=tmp_path / "data", keys_file=path, job_slots=0) as server:
-        send(server.client, pictures(2), headers=list(gone.items()))
-    entries = {"other": make_key("other", [Scope.CERTIFY])[1]}
-    write_keys(path, entries)
+        mine = send(server.client, pictures(2), headers=list(lab.items())).json()["id"]
+    known = read_keys(path)
+    write_keys(path, {name: entry for name, entry in known.items() if name != "lab"})
+    monkeypatch.setattr("service.jobs.COUNTING_SECONDS", 0.05)
     with start(data_dir=tmp_path / "data", keys_file=path) as server:
-        until(lambda: server.services.jobs.store.counts()[0]["cancelled"] == 1)
-        counts, waiting = server.services.jobs.store.counts()
-        assert (counts["cancelled"], waiting) == (1, 0)
+        jobs = server.services.jobs.store
+        theirs = send(server.client, headers=list(other.items())).json()["id"]
+        until(lambda: jobs.get(theirs, "other").status == "done")
+        time.sleep(0.3)
+        assert jobs.get(mine, "lab").status == "queued"
+        write_keys(path, known)
+        until(lambda: jobs.get(mine, "lab").status == "done")
+
+
+def test_jobs_that_came_without_keys_wait_where_keys_are_demanded(start: Start, tmp_path: Path, keys: Any) -> None:
+    path, new = keys
+    other = new("other", Scope.CERTIFY)
+    with start(data_dir=tmp_path / "data", job_slots=0) as server:
+        identifier = submit(server.client)
+    with start(data_dir=tmp_path / "data", keys_file=path) as server:
+        theirs = send(server.client, headers=list(other.items())).json()["id"]
+        until(lambda: server.services.jobs.store.get(theirs, "other").status == "done")
+        assert server.services.jobs.store.get(identifier, "").status == "queued"
+    with start(data_dir=tmp_path / "data") as server:
+        assert finished(server.client, identifier)["status"] == "done"
+
+
+def test_jobs_of_a_key_that_was_revoked_are_cancelled_once_they_are_old(
+    start: Start, tmp_path: Path, keys: Any
+) -> None:
+    path, new = keys
+    lab, other = new("lab", Scope.CERTIFY), new("other", Scope.CERTIFY)
+    with start(data_dir=tmp_path / "data", keys_file=path, job_slots=0) as server:
+        old, young = (send(server.client, headers=list(lab.items())).json()["id"] for _ in range(2))
+        kept = send(server.client, headers=list(other.items())).json()["id"]
+        with server.services.jobs.store._store.transaction() as connection:
+            connection.exec_driver_sql(f"UPDATE jobs SET created = created - 8 * 86400 WHERE id != '{young}'")
+    write_keys(path, {name: entry for name, entry in read_keys(path).items() if name != "lab"})
+    with start(data_dir=tmp_path / "data", keys_file=path, job_slots=0) as server:
+        jobs = server.services.jobs.store
+        until(lambda: jobs.get(old, "lab").status == "cancelled")
+        assert jobs.get(young, "lab").status == jobs.get(kept, "other").status == "queued"

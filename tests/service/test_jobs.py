@@ -15,6 +15,7 @@ import pytest
 import service.computing
 
 from .conftest import Running, Start, until
+from .databases import Postgres
 from .job_tools import CHANCY, CHEAP, events, finished, look, pictures, problem, send, submit
 from .pictures import encode, grey
 
@@ -153,11 +154,39 @@ def test_an_image_at_fault_is_named_and_nothing_is_accepted(idle: Running, numbe
     assert send(idle.client, pictures(1), key=f"at-fault-{number}").status_code == 202
 
 
+@pytest.mark.parametrize("wrong", ["!", 7, None, ""])
+def test_an_image_of_json_that_is_no_file_is_named(idle: Running, wrong: Any) -> None:
+    good = base64.b64encode(FILE).decode()
+    for given, item in (([good, good, wrong], 2), ([wrong, wrong], 0), (wrong, 0)):
+        response = idle.client.post("/v1/jobs", json={"image": given, **CHEAP})
+        assert problem(response)[0] == 422
+        assert response.json()["item"] == item
+        assert response.json()["detail"].startswith(f"image {item}: ")
+    assert "item" not in idle.client.post("/v1/certify", json={"image": wrong, **CHEAP}).json()
+
+
+def test_an_image_that_is_no_file_part_is_named(idle: Running) -> None:
+    parts = [("image", ("0.png", FILE)), ("image", (None, "text"))]
+    response = idle.client.post("/v1/jobs", data=CHEAP, files=parts)
+    assert problem(response) == (422, "invalid_field")
+    assert response.json()["item"] == 1
+
+
 @pytest.mark.parametrize("path", ["A" * 32, "A" * 5000, "a%00b", "%F0%9F%98%80", "..%2Fx"])
 def test_unknown_jobs(idle: Running, path: str) -> None:
     for method, ending in (("GET", ""), ("DELETE", ""), ("GET", "/events")):
         response = idle.client.request(method, f"/v1/jobs/{path}{ending}")
         assert problem(response) in {(404, "unknown_job"), (404, "not_found")}
+
+
+def test_odd_ids_are_unknown_to_postgresql_too(start: Start, tmp_path: Any, postgres: Postgres) -> None:
+    """Its text holds no NUL."""
+    with start(data_dir=tmp_path, database_url=postgres.create_database(), job_slots=0) as server:
+        for path in ("a%00b", "%00", "%ED%A0%80", f"{'0' * 32}%00", f"{'0' * 32}%0A", "0" * 32):
+            for method, ending in (("GET", ""), ("DELETE", ""), ("GET", "/events")):
+                response = server.client.request(method, f"/v1/jobs/{path}{ending}")
+                assert problem(response) == (404, "unknown_job"), path
+        assert look(server.client, submit(server.client))["status"] == "queued"
 
 
 def test_too_many_unfinished_jobs(start: Start, tmp_path: Any) -> None:

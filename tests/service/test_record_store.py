@@ -18,6 +18,7 @@ from service.signing import SigningKey
 from service.store import CERTIFICATES, Record, RecordsError, Store
 
 from .conftest import Start, until
+from .databases import Postgres
 from .forks import Forks
 from .job_tools import CHANCY, CHEAP
 from .pictures import encode, grey
@@ -129,3 +130,14 @@ def test_a_certificate_survives_a_power_cut(tmp_path: Path) -> None:
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "connect", look)
     assert seen == [["wal", 2, 1, 10_000]]
+
+
+def test_a_database_whose_host_dies_is_noticed(postgres: Postgres) -> None:
+    """libpq's own word for what its connections have: no host can be made to die here."""
+    store = Store(postgres.create_database())
+    with store.transaction() as connection:
+        driver: Any = connection.connection.driver_connection
+        given = driver.info.get_parameters()
+    store.close()
+    assert int(given["keepalives_idle"]) + int(given["keepalives_interval"]) * int(given["keepalives_count"]) < 15
+    assert int(given["tcp_user_timeout"]) == 10_000

@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from certification import __version__
-from service.store import CERTIFICATES, Store
+from service.store import CERTIFICATES, Record, Store
 
 from .conftest import Running, Start, until
 from .databases import Postgres
@@ -308,6 +309,34 @@ def test_retention_deletes_the_oldest(start: Start, tmp_path: Path, database_url
         assert server.services.records.trim() == 1
         assert store.get(f"{800:032}") is None
     store.close()
+
+
+@on_both
+def test_servers_that_trim_at_once_keep_as_many_as_they_shall(
+    start: Start, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server trims between a server's look and its deletion; then both trim at once."""
+    given = {"database_url": database_url, "records_max_count": 5}
+    with start(data_dir=tmp_path / "one", **given) as one, start(data_dir=tmp_path / "other", **given) as other:
+        store, delete = one.services.records.store, Store.delete_oldest
+        assert store is not None
+
+        def late(*what: Any, **named: Any) -> int:
+            monkeypatch.setattr(Store, "delete_oldest", delete)
+            assert other.services.records.trim() == 15
+            return delete(*what, **named)
+
+        for i in range(20):
+            store.add(Record(f"{i:032}", float(i), "{}", None))
+        monkeypatch.setattr(Store, "delete_oldest", late)
+        assert one.services.records.trim() == 0
+        assert store.count() == 5
+        for i in range(20, 40):
+            store.add(Record(f"{i:032}", float(i), "{}", None))
+        with ThreadPoolExecutor(2) as pool:
+            deleted = pool.map(lambda server: server.services.records.trim(), (one, other))
+        assert (sum(deleted), store.count()) == (20, 5)
+        assert store.get(f"{35:032}") is not None
 
 
 def test_retention_looks_again_and_again(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

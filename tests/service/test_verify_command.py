@@ -59,6 +59,16 @@ def test_surety_verify(
         assert json.loads(capsys.readouterr().out)["verified"] == (status == 0)
 
 
+def test_surety_verify_has_no_deadline(
+    files: dict[str, Path], zoo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server with these settings could not verify anything in time."""
+    for name in ("DEFAULT", "MAX"):
+        monkeypatch.setenv(f"SURETY_{name}_DEADLINE_MS", "1")
+    assert main(["verify", str(files["certificate"]), "--image", str(files["image"]), "--zoo", str(zoo)]) == 0
+    assert capsys.readouterr().out.startswith("verified\n")
+
+
 def test_surety_verify_with_another_model_or_key(
     files: dict[str, Path], zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

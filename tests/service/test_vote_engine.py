@@ -20,7 +20,7 @@ from service.app import create_app
 from service.autoscaling import QueueSeconds, wanted_engines
 from service.computing import Computed, Order, Raised
 from service.engine import Cancellation, Cancelled
-from service.errors import OverloadedError, VoteEnginesError
+from service.errors import EnginesDiedError, OverloadedError, VoteEnginesError
 from service.progress import Progress
 from service.settings import Settings, SettingsError
 from service.vote_engine import Answer, VoteEngine
@@ -277,7 +277,7 @@ def test_an_order_under_which_engines_die_is_refused_and_no_other_one(
     computer = ray_computer.RayComputer(handle)
     poisoned, other = one_process.order(guarantee="heuristic"), one_process.order(guarantee="heuristic", seed=1)
     for _ in range(2):
-        with pytest.raises(VoteEnginesError, match="2 vote engines ended"):
+        with pytest.raises(EnginesDiedError, match="2 vote engines ended"):
             computer.compute(poisoned, Cancellation())
     assert handle.outcomes == []
     assert computer.compute(other, Cancellation()).found.label == 1
