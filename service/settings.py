@@ -99,7 +99,8 @@ class Settings(BaseSettings):
     job_lease_seconds
         After how long without a sign of life another server takes over what a server had begun.
     jobs_max_days
-        Days after which a finished job is deleted (its certificates are not); None: kept.
+        Days after which a finished job is deleted (its certificates are not), and an unfinished one cancelled whose key
+        is not valid; None: kept.
     """
 
     model_config = SettingsConfigDict(env_prefix="SURETY_", extra="ignore", frozen=True)
