@@ -74,10 +74,10 @@ def paper_points(plan: CertificationPlan) -> tuple[tuple[float, float], ...]:
 def plot_evaluation(rows: Rows, plan: CertificationPlan, attack: int, out: Path) -> None:
     """Three plots in one PNG beside ``out``: certified accuracy, error bounds, and votes and seconds.
 
-    Needs matplotlib (``pip install 'surety[evaluate]'``); without it a line says so and nothing is drawn.
+    Needs matplotlib (the extra ``evaluate``); without it a line says so and nothing is drawn.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        print("no plots: matplotlib is not installed (pip install 'surety[evaluate]')", file=sys.stderr)
+        print("no plots: matplotlib is not installed (the extra 'evaluate')", file=sys.stderr)
         return
     import matplotlib as mpl
 

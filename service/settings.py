@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         is not valid; None: kept.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SURETY_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="SURETY_", env_parse_none_str="none", extra="ignore", frozen=True)
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)

@@ -276,7 +276,7 @@ def _postgresql(url: URL) -> Engine:
             },
         )
     except ModuleNotFoundError as error:
-        raise RecordsError("PostgreSQL needs its driver: pip install 'surety[postgres]'") from error
+        raise RecordsError("PostgreSQL needs its driver: the extra 'postgres' (surety[postgres])") from error
 
 
 def _migrate(connection: Connection) -> None:

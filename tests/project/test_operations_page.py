@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -29,6 +30,14 @@ def shown(default: object) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def test_every_setting_that_can_be_none_is_unset_by_that_word(monkeypatch):
+    optional = [name for name, field in Settings.model_fields.items() if type(None) in get_args(field.annotation)]
+    assert "jobs_max_days" in optional
+    for name in optional:
+        monkeypatch.setenv(f"SURETY_{name.upper()}", "none")
+    assert [getattr(Settings(), name) for name in optional] == [None] * len(optional)
 
 
 def test_every_setting_is_listed():
