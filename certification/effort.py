@@ -176,6 +176,10 @@ class Effort(ABC):
             return
         if self.estimator is Estimator.JOINT and self.has_both_noises:
             raise PlanError("the papers' procedure is nested: it has no joint estimator", field="estimator")
+        self.check_fixed_votes()
+
+    def check_fixed_votes(self) -> None:
+        """Refuse a fixed number of draws that takes more votes than there may be."""
         votes = self.n0 + self.paper_draws * ((self.n_delta or 1) if self.is_nested else 1)
         if votes > self.max_votes:
             raise PlanError(

@@ -46,9 +46,14 @@ class PredictPlan(Effort):
         if self.is_sequential and self.has_both_noises:
             self.possible()
             return
+        self.check_fixed_votes()
         self.check_smallest_n("a class")
         if self.is_nested:
             self.votes_per_draw(0.0)
+
+    def least_votes(self, error_bound: float) -> int:
+        """See :class:`Effort`; with one kind of noise the number is fixed, and there is no selection."""
+        return super().least_votes(error_bound) if self.has_both_noises else self.paper_draws
 
     def goal(self, estimator: Estimator, error_bound: float = 0.0, rho_E: float = 0.0) -> Goal:
         """A majority, beside inner tests that err; there is no attack, so no error bound."""

@@ -42,7 +42,7 @@ from .settings import Settings
 SECRET_BYTES = 32
 URGENT = 4.0
 """A short run goes before others for so many times the seconds of the longest short one."""
-ANSWERING_SECONDS, ANSWERING_SHARE = 0.5, 0.1
+ANSWERING_SECONDS, ANSWERING_SHARE = 1.0, 0.1
 """How long before its deadline a run's time is up, at most, and as a share of it: for the last batch and the reply."""
 
 P = TypeVar("P", bound=Effort)

@@ -21,8 +21,10 @@ from certification.vocabulary import StoppedBy, Transformation
 from models.registry import LoadedModel, Registry
 from models.votes import BaseClassifierVotes
 
-NEWEST = 0.1
-"""Weight of the newest run in what is learned."""
+NEWEST, SURPRISE = 0.1, 4.0
+"""Weight of the newest run in what is learned, and how many times the known value it counts for at most: one client
+with runs unlike all others shall not make those of others look long.
+"""
 Key = tuple[str, ...]
 
 
@@ -80,7 +82,7 @@ class Costs:
                 self._vote_seconds[model.card.id] = known + NEWEST * (spent - known)
                 overrun = votes / plan.least_votes(_error_bound(plan, kind))
                 if not late or overrun > kind.overrun:
-                    kind.learn("overrun", overrun)
+                    kind.learn("overrun", min(overrun, SURPRISE * kind.overrun))
 
 
 def measured(registry: Registry, device: str, batch_size: int | None) -> dict[str, float]:

@@ -26,6 +26,8 @@ from .errors import ClientGoneError, DrainingError, OverloadedError
 T = TypeVar("T")
 DECODERS = LATE = 2
 """Threads for images, and for answers to what is still in the queue at its deadline."""
+NEWEST = 0.1
+"""Weight of the newest image in what decoding is expected to take."""
 LEAST_SECONDS = 0.01
 MOST_RUNNING = 3
 """Times ``max_running``, where that is not 1: works on threads while short ones turn out to be long."""
@@ -142,6 +144,7 @@ class Engine:
         self._short: deque[Work] = deque()
         self._long: deque[Work] = deque()
         self._running: set[Work] = set()
+        self._checking, self._check_seconds = 0, 0.0
         self._aborted = asyncio.Event()
         self._closed = False
         self.draining = False
@@ -194,10 +197,32 @@ class Engine:
         self._aborted.set()
 
     async def check(self, work: Callable[[], T]) -> T:
-        """Run a short piece of work (decoding, planning) off the event loop, without a slot."""
+        """Run a short piece of work (decoding, planning) off the event loop, without a slot.
+
+        Raises
+        ------
+        DrainingError
+        OverloadedError
+            If it would have to wait for longer than a work may, going by those before it.
+        """
         if self.draining:
             raise _draining()
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        ahead = self._checking * self._check_seconds / DECODERS
+        if ahead > self._max_queue_seconds:
+            raise _overloaded(f"{self._checking} images wait to be decoded", ahead - self._max_queue_seconds)
+
+        def timed() -> T:
+            begun = time.monotonic()
+            try:
+                return work()
+            finally:
+                self._check_seconds += NEWEST * (time.monotonic() - begun - self._check_seconds)
+
+        self._checking += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, timed)
+        finally:
+            self._checking -= 1
 
     async def run(
         self,
@@ -307,12 +332,8 @@ class Engine:
                 raise _draining()
             ahead = self._ahead(short=work.short)
             if ahead > self._max_queue_seconds:
-                seconds = min(max(math.ceil(ahead - self._max_queue_seconds), 1), LONGEST_RETRY)
-                raise OverloadedError(
-                    f"{self.running} requests are computed and {self.waiting} wait, about {ahead:.0f} s of work; try "
-                    f"again in {seconds} s",
-                    retry_after_seconds=seconds,
-                )
+                waits = f"{self.running} requests are computed and {self.waiting} wait, about {ahead:.0f} s of work"
+                raise _overloaded(waits, ahead - self._max_queue_seconds)
             (self._short if work.short else self._long).append(work)
             self._changed.notify()
         return work
@@ -373,6 +394,12 @@ class Engine:
 def _first(lane: deque[Work], now: float) -> Work | None:
     """The first that is not late, so that under load works are done in time and not all of them cut short."""
     return next((work for work in lane if not work.is_late(now)), lane[0] if lane else None)
+
+
+def _overloaded(why: str, seconds: float) -> OverloadedError:
+    """Refuses what may be admitted after so many seconds."""
+    whole = min(max(math.ceil(seconds), 1), LONGEST_RETRY)
+    return OverloadedError(f"{why}; try again in {whole} s", retry_after_seconds=whole)
 
 
 def _draining() -> DrainingError:

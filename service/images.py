@@ -31,6 +31,11 @@ GREY_TOLERANCE = 3 / 255
 """Largest difference of channels that counts as grey: lossy codecs colour a grey image by a level or two."""
 MAX_JPEG_SCANS = 100
 """Each scan of a progressive JPEG passes over all pixels, so a small file can cost hours."""
+MAX_METADATA = 64
+"""Pillow copies all EXIF data again for each further part, and unpacks every compressed text and profile."""
+MAX_READS = 100_000
+"""Pillow reads headers and some formats' pixels piece by piece, in Python; an ordinary file takes some thousands."""
+METADATA = {"JPEG": (b"Exif\0\0", b"ICC_PROFILE\0"), "PNG": (b"iCCP", b"zTXt", b"iTXt")}
 ORIENTATION_TAG = 0x0112
 BYTE = np.uint16(256)
 
@@ -148,8 +153,21 @@ def _format(data: bytes) -> str:
     )
 
 
+class _File(io.BytesIO):
+    """A file that is not read in too many pieces."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """See io.BytesIO."""
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise ValueError("it consists of far too many parts")
+        return super().read(size)
+
+
 def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
-    return Image.open(io.BytesIO(data), formats=(kind,))
+    return Image.open(_File(data), formats=(kind,))
 
 
 def _header_size(data: bytes, kind: str) -> tuple[int, int]:
@@ -158,6 +176,8 @@ def _header_size(data: bytes, kind: str) -> tuple[int, int]:
         return _webp_size(data)
     if kind == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise ValueError(f"more than {MAX_JPEG_SCANS} scans")
+    if any(data.count(mark) > MAX_METADATA for mark in METADATA.get(kind, ())):
+        raise ValueError(f"more than {MAX_METADATA} parts of metadata of one kind")
     with _open(data, kind) as image:
         if kind == "PNG":
             size = image.size
@@ -184,12 +204,23 @@ def _samples(data: bytes, kind: str) -> tuple[Samples, int]:
     """Samples [H, W, 4] (red, green, blue, alpha) of the first frame, and the EXIF orientation."""
     with _open(data, kind) as image:
         raw_mode = str(image.tile[0].args) if kind == "PNG" and image.tile else ""
+        if kind == "GIF" and image.tile and image.tile[0].extents != (0, 0, *image.size):
+            raise ValueError("its first frame is a part of the picture only")
         image.load()
-        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        if image.info.get("default_image"):
+            raise ValueError("its picture is no part of the animation that viewers show")
+        orientation = _orientation(image)
         if not raw_mode.endswith(";16B"):
             opaque = image.convert("RGB") if image.mode == "CMYK" else image
             return np.asarray(opaque.convert("RGBA")), orientation
         return _sixteen_bit(image, raw_mode, lambda mode: _reread(data, mode)), orientation
+
+
+def _orientation(image: ImageFile.ImageFile) -> Any:
+    """Of the EXIF data alone: viewers do not turn by what XMP says, which Pillow takes where EXIF says nothing."""
+    for name in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
+    return image.getexif().get(ORIENTATION_TAG, 1)
 
 
 def _reread(data: bytes, raw_mode: str) -> NDArray[Any]:

@@ -58,6 +58,8 @@ MOST_BEGUN = 5
 CLOSING_SECONDS = 5.0
 TEMPORARY = (NotReadyError, OverloadedError, VoteEnginesError)
 """What computes refuses for now: an image that was accepted is tried again."""
+TEMPORARY_SECONDS = 60.0
+"""For so long, before the next one has its turn."""
 TOLD = {"label", "class_name", "abstained", "radius", "radius_unit", "p_lower", "certificate_id"}
 
 
@@ -228,6 +230,7 @@ class JobRunner:
         try:
             if held.lease.begun > MOST_BEGUN:
                 raise GivenUpError(f"servers ended {MOST_BEGUN} times in the middle of it")
+            gives_back = time.monotonic() + TEMPORARY_SECONDS
             while True:
                 try:
                     return await self._engine.run(partial(self._certify, certifier, held), abandoned)
@@ -239,6 +242,8 @@ class JobRunner:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(held.given_up.wait(), seconds)
                     return None
+                if time.monotonic() >= gives_back:
+                    return None  # others have their turn
         except (ClientGoneError, DrainingError):
             return None
         except Exception as error:

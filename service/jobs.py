@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,7 +20,7 @@ from certification.plan import CertificationPlan
 from .access import Accounts
 from .certifier import Task
 from .engine import Engine
-from .errors import DrainingError, IdempotencyError, JobsDisabledError, RecordsUnavailableError
+from .errors import DrainingError, IdempotencyError, JobsDisabledError, OverloadedError, RecordsUnavailableError
 from .job_events import Bells, follow
 from .job_recipe import Recipe
 from .job_runner import JobRunner
@@ -39,6 +40,8 @@ ID = re.compile(r"[0-9a-f]{32}")
 THREADS = 4
 """For what requests ask of the database, and as many for the followers of events, who wait for their turn."""
 COUNTING_SECONDS = 5.0
+MOST_FOLLOWERS, FOLLOWERS_RETRY_SECONDS = 100, 30
+"""Streams of events that are open for one owner at once; each asks the database every second."""
 
 
 class Jobs:
@@ -67,6 +70,7 @@ class Jobs:
         self._reading = ThreadPoolExecutor(THREADS, thread_name_prefix="job-events")
         self._keeping: asyncio.Task[None] | None = None
         self._draining = False
+        self._followers: Counter[str] = Counter()
 
     @property
     def store(self) -> JobStore:
@@ -161,14 +165,26 @@ class Jobs:
         """Status and newest event; raises :class:`UnknownJobError`."""
         return await self._call(partial(self._store_with(job_id).head, job_id, owner))
 
-    def follow(self, job_id: str, after: int) -> AsyncIterator[bytes]:
-        """The events of a job."""
+    def follow(self, job_id: str, after: int, owner: str) -> AsyncIterator[bytes]:
+        """The events of a job; raises :class:`OverloadedError` if its owner follows too many already."""
+        if self._followers[owner] >= MOST_FOLLOWERS:
+            raise OverloadedError(
+                f"{MOST_FOLLOWERS} streams of events are open already", retry_after_seconds=FOLLOWERS_RETRY_SECONDS
+            )
 
         async def read(after: int, most: int) -> list[Event]:
             asked = partial(self.store.events, job_id, after, most)
             return await asyncio.get_running_loop().run_in_executor(self._reading, asked)
 
-        return follow(job_id, after, read, self._bells, lambda: self._draining)
+        async def counted() -> AsyncIterator[bytes]:
+            self._followers[owner] += 1
+            try:
+                async for message in follow(job_id, after, read, self._bells, lambda: self._draining):
+                    yield message
+            finally:
+                self._followers[owner] -= 1
+
+        return counted()
 
     def _store_with(self, job_id: str) -> JobStore:
         """The database, if this can be an id in it; raises :class:`UnknownJobError`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from resource import getpagesize
@@ -166,7 +167,7 @@ class Metrics:
         self.outcomes.labels("certify", *kind, "certified" if certified else "abstained").inc()
         if isinstance(outcome, Certified):
             self.radius.labels(*kind, plan.transformation.unit).observe(outcome.radius)
-        if outcome.error_bound is not None:
+        if outcome.error_bound is not None and math.isfinite(outcome.error_bound.error_bound):
             self.error_bound.labels(*kind).observe(outcome.error_bound.error_bound)
 
     def observe_prediction(self, plan: PredictPlan, prediction: Prediction) -> None:

@@ -9,6 +9,7 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from .errors import (
     INTERNAL,
     BodyTimeoutError,
     BodyTooLargeError,
+    DrainingError,
     MalformedBodyError,
     OverloadedError,
     ProblemResponse,
@@ -41,6 +43,7 @@ LOGGED_CHARACTERS = 200
 DISCARDED_BYTES = 64 * 2**20
 """So much of a body that is too large is read and dropped, so that its sender gets to read the answer."""
 DISCARD_SECONDS = 5.0
+RETRY_SECONDS = 5
 
 
 @dataclass
@@ -92,6 +95,13 @@ class RequestContext:
         self._metrics.in_flight.inc()
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The server ends, in the middle of a transfer perhaps; whoever is still there may ask again.
+            if not state.status:
+                error = DrainingError("the server is shutting down", retry_after_seconds=RETRY_SECONDS)
+                with suppress(Exception):
+                    await problem_of(error, scope["path"])(scope, receive, send_with_id)
+            raise
         except Exception:
             logger.exception("a request failed")
             if not state.status:
@@ -141,7 +151,7 @@ class BodyLimit:
         body = _Body(receive, self._settings.max_body_bytes, self._settings.body_seconds, self._hold)
         try:
             announced = await body.check_announced(Headers(scope=scope))
-            if self._held + announced > self._settings.max_held_bytes:
+            if self._held and self._held + announced > self._settings.max_held_bytes:
                 raise OverloadedError("too many uploads at once", retry_after_seconds=1)
             body.hold(announced)
         except RequestError as error:

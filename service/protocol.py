@@ -10,6 +10,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from .errors import HTTP_KINDS, ProblemResponse
 from .headers import SECURITY_HEADERS
 
+READ_BYTES = 16 * 2**10
+
 
 class TimedProtocol(H11Protocol):
     """Closes a connection on which no whole request head arrives within ``head_seconds``.
@@ -30,6 +32,8 @@ class TimedProtocol(H11Protocol):
         """See asyncio.Protocol, like the others."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # writing is paused for as long as anything is left
+        # What arrives at once is parsed at once, and thousands of one-byte chunks take a while each.
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         self._watch()
 
     def pause_writing(self) -> None:

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     max_body_bytes, body_seconds
         Largest request body and the longest time its transfer may take, and that of an answer, or of each part of one.
     max_held_bytes
-        Of the bodies of all requests that are not answered yet, admitted or not; more get 429.
+        Of the bodies of all requests that are not answered yet, admitted or not; more get 429. One body always fits.
     max_image_pixels
         Largest height * width of an uploaded image, before any resizing.
     max_infer_images

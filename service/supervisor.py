@@ -250,6 +250,7 @@ class Supervisor:
         suspicion, now = self._suspects.get(digest), time.monotonic()
         is_ready = self._ready is not None and not self._failing
         if suspicion is None:
+            self._claims.pop(claim, None)  # the same run has ended well meanwhile
             is_free = all(until <= now for until in self._claims.values())
         elif suspicion.deaths >= DEATHS:
             raise PoisonedError("the worker process died twice under this request: it is not computed again")

@@ -15,8 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -38,6 +38,8 @@ NICE, LONG_NICE = 5, 10
 """
 SWITCH_SECONDS = 0.001
 """How long a thread may keep the interpreter from the event loop, or from an urgent run; Python's own 5 ms add up."""
+LOOK_SECONDS = 0.2
+"""Between two looks at whether the server is still there, while the worker starts."""
 DEVICE_FAILED = 70
 """Exit status after a device error."""
 CUDA_LIBRARIES = ("CUDA error", "cuDNN error", "CUBLAS_STATUS")
@@ -116,10 +118,12 @@ def main(descriptor: int) -> None:
     settings: Settings = connection.recv()
     logs.configure(settings)
     try:
-        computer = load_here(settings)
-        gc.collect()
-        gc.freeze()  # as the server does
-        connection.send(Ready(computer.machine, computer.vote_seconds()))
+        with _ending_with(connection):
+            computer = load_here(settings)
+            gc.collect()
+            gc.freeze()  # as the server does
+            ready = Ready(computer.machine, computer.vote_seconds())
+        connection.send(ready)
     except (CardError, DeviceError) as error:
         connection.send(Failed(str(error)))
     except Exception as error:
@@ -127,6 +131,25 @@ def main(descriptor: int) -> None:
         connection.send(Failed(f"loading failed: {type(error).__name__}: {error}"))
     else:
         _Worker(connection, computer).serve()
+
+
+@contextmanager
+def _ending_with(connection: Connection) -> Iterator[None]:
+    """Until the worker is ready, it ends as soon as the server says so or is gone; there is no other news then."""
+    loaded = threading.Event()
+
+    def watch() -> None:
+        while not loaded.is_set():
+            if connection.poll(LOOK_SECONDS):
+                os._exit(0)
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        loaded.set()
+        watching.join()
 
 
 class _Worker:

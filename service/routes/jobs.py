@@ -90,7 +90,7 @@ async def cancel_job(request: Request, job_id: str) -> JobReply:
     responses={
         200: {"description": "The events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
         204: {"description": "The job is over and its last event was received."},
-        **problems(404, 409, 422, 500, 503),
+        **problems(404, 409, 422, 429, 500, 503),
     },
 )
 async def events(request: Request, job_id: str) -> Response:
@@ -102,7 +102,8 @@ async def events(request: Request, job_id: str) -> Response:
     if status not in UNFINISHED and after == newest:
         return Response(status_code=204)  # what makes a browser's EventSource stop
     headers = {"X-Accel-Buffering": "no"}
-    return StreamingResponse(services.jobs.follow(job_id, after), media_type="text/event-stream", headers=headers)
+    stream = services.jobs.follow(job_id, after, _owner(request))
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
 def _owner(request: Request) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from certification.outcome import Counts, Prediction
 from certification.procedures import too_late_to_certify
-from certification.vocabulary import StoppedBy
+from certification.vocabulary import PlanError, StoppedBy
 from service.clock import STAGES
 from service.costs import Costs
 from service.schemas import CertifyFields, PredictFields
@@ -47,3 +47,21 @@ def test_a_run_that_was_cut_short_makes_none_of_its_kind_cheaper(server: Running
     for _ in range(50):
         costs.learn(task.model, task.plan, too_late_to_certify(task.plan), dict.fromkeys(STAGES, 0.0))
     assert costs.expected(task.model, task.plan) == before
+
+
+def test_one_request_unlike_all_others_does_not_make_these_long(server: Running) -> None:
+    certifier = server.services.lifecycle.certifier
+    task = certifier.prepare_certify(CertifyFields(guarantee="heuristic"), encode(grey(), "PNG"))
+    costs = Costs({task.model.card.id: VOTE})
+    before = costs.expected(task.model, task.plan)
+    costs.learn(task.model, task.plan, too_late_to_certify(task.plan, 2_000_000), dict.fromkeys(STAGES, 0.0))
+    assert costs.expected(task.model, task.plan) < 2 * before
+
+
+@pytest.mark.parametrize("fields", [{"guarantee": "heuristic"}, {"transformation": "l2"}])
+def test_a_prediction_with_one_kind_of_noise_costs_its_fixed_number(server: Running, fields: dict[str, str]) -> None:
+    certifier = server.services.lifecycle.certifier
+    asked = PredictFields(**fields, n=50_000)
+    assert certifier.prepare_predict(asked, encode(grey(), "PNG")).plan.least_votes(0.0) == 50_000
+    with pytest.raises(PlanError, match="exceed the limit"):
+        certifier.prepare_predict(PredictFields(**fields, n=10_000_000), encode(grey(), "PNG"))

@@ -196,7 +196,8 @@ def test_the_time_until_an_image_is_decoded_counts_too(server: Running) -> None:
                 pool.submit(server.certify, **SLOW, deadline_ms=400),
                 pool.submit(server.predict, guarantee="heuristic", deadline_ms=400),
             ]
-            time.sleep(0.8)
+            until(lambda: engine._decoders._work_queue.qsize() == 2)
+            time.sleep(0.5)
         finally:
             held.set()
         for one in asked:

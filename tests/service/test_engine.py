@@ -222,7 +222,7 @@ def test_a_long_work_that_has_lost_its_patience_begins_beside_short_ones_that_ar
             work.gate.set()
         assert await asyncio.gather(*tasks) == ["done"] * 2
 
-    play(scene, 2, short=0.02, patience=0.5)
+    play(scene, 2, short=0.02, patience=2.0)
 
 
 def test_a_work_counts_until_its_deadline_at_most() -> None:
@@ -245,6 +245,23 @@ def test_a_work_counts_until_its_deadline_at_most() -> None:
         await asyncio.gather(*tasks)
 
     play(scene, 1, 100.0, short=0.1)
+
+
+def test_what_waits_to_be_decoded_is_bounded_by_its_seconds() -> None:
+    async def scene(engine: Engine) -> None:
+        await engine.check(lambda: time.sleep(0.5))
+        held = threading.Event()
+        asked = [asyncio.create_task(engine.check(lambda: held.wait(30))) for _ in range(60)]
+        await asyncio.wait(asked, timeout=0.2)
+        held.set()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [one for one in answers if isinstance(one, OverloadedError)]
+        assert 0 < len(refused) < len(asked)
+        assert all(one.members["retry_after_seconds"] >= 1 for one in refused)
+        assert [one for one in answers if one not in refused] == [True] * (len(asked) - len(refused))
+        assert await engine.check(lambda: "done") == "done"
+
+    play(scene, 1, 1.0)
 
 
 def test_a_permit_is_free_again_after_success_and_failure() -> None:

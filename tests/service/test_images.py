@@ -285,6 +285,61 @@ def test_jpegs_with_many_scans_are_refused() -> None:
         decode(data[:-2] + scan * 200 + data[-2:], RGB, max_pixels=PIXELS)
 
 
+def segment(mark: int, body: bytes) -> bytes:
+    return bytes([0xFF, mark]) + struct.pack(">H", len(body) + 2) + body
+
+
+PIECES = {
+    "exif": lambda jpeg, gif: jpeg[:2] + segment(0xE1, b"Exif\0\0" + bytes(10)) * 65 + jpeg[2:],
+    "empty parts": lambda jpeg, gif: jpeg[:2] + segment(0xE0, b"") * 50_000 + jpeg[2:],
+    "fill": lambda jpeg, gif: jpeg[:2] + b"\xff" * 200_000 + jpeg[2:],
+    "gif": lambda jpeg, gif: gif[: gif.index(b",")] + b"x" * 200_000 + gif[gif.index(b",") :],
+    "profiles": lambda jpeg, gif: png(
+        [bytes(SIDE)] * SIDE, SIDE, bits=8, colour_type=0,
+        extra=chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(1000))) * 65,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_files_of_far_too_many_pieces_are_refused(name: str) -> None:
+    """Pillow would look at each of them in Python, some of them for longer each time."""
+    data = PIECES[name](encode(grey(), "JPEG"), encode(grey(), "GIF"))
+    with pytest.raises(ImageUnreadableError, match=r"far too many parts|metadata"):
+        decode(data, GREY, max_pixels=PIXELS)
+
+
+def test_a_large_ordinary_file_is_not_refused_for_its_pieces() -> None:
+    large = np.random.default_rng(1).integers(0, 256, (1500, 1500), dtype=np.uint8)
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP"):
+        decode(encode(large, kind), ImageSpec(SIDE, SIDE, 3, True), max_pixels=large.size)
+
+
+def test_only_exif_says_how_a_picture_is_turned() -> None:
+    """Not XMP, which no viewer follows."""
+    packet = b'<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="3"/>'
+    jpeg = encode(grey(), "JPEG")
+    turned = jpeg[:2] + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet) + jpeg[2:]
+    same(pixels(turned), pixels(jpeg).astype(np.float64))
+    text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet)
+    rows = [bytes(row) for row in grey()]
+    plain, with_text = (png(rows, SIDE, bits=8, colour_type=0, extra=extra) for extra in (b"", text))
+    same(pixels(with_text), pixels(plain).astype(np.float64))
+
+
+def test_a_picture_that_viewers_do_not_show_is_refused() -> None:
+    """One before the animation it is no part of, and a first frame that leaves the rest to the viewer."""
+    frames = [Image.fromarray(grey(seed=seed)) for seed in (0, 1, 2)]
+    animation = {"save_all": True, "append_images": frames[1:]}
+    with pytest.raises(ImageUnreadableError, match="animation"):
+        decode(encode(frames[0], "PNG", **animation, default_image=True), GREY, max_pixels=PIXELS)
+    same(pixels(encode(frames[0], "PNG", **animation))[:, :, 0], grey() / 255)
+    gif = bytearray(encode(frames[0], "GIF"))
+    gif[6:10] = struct.pack("<HH", SIDE + 1, SIDE)
+    with pytest.raises(ImageUnreadableError, match="first frame"):
+        decode(bytes(gif), ImageSpec(SIDE, SIDE + 1, 1, False), max_pixels=PIXELS)
+
+
 @pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])
 def test_compressed_metadata_does_not_expand_without_limit(name: bytes) -> None:
     packed = zlib.compress(bytes(100 * 2**20))

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+import service.jobs
 from service.job_events import last_seen
 from service.job_store import JobStore
 from service.job_tables import EventKind, NewEvent
@@ -131,6 +132,24 @@ def test_events_survive_a_restart(start: Start, tmp_path: Path) -> None:
         whole = events(server.client, identifier)
         assert (whole[0].number, whole[0].kind) == (first, "queued")
         assert events(server.client, identifier, first) == whole[1:]
+
+
+def test_streams_of_one_owner_are_limited(
+    start: Start, tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever leaves makes room."""
+    monkeypatch.setattr(service.jobs, "MOST_FOLLOWERS", 3)
+    with start(data_dir=tmp_path) as server, ExitStack() as open_streams:
+        path = f"{server.url}/v1/jobs/{submit(server.client, **LONG)}/events"
+        streams = [open_streams.enter_context(httpx.stream("GET", path, timeout=60.0)) for _ in range(3)]
+        heard = [stream.iter_bytes() for stream in streams]
+        assert all(map(next, heard))
+        refused = httpx.get(path)
+        assert (refused.status_code, refused.json()["type"]) == (429, "urn:surety:problem:overloaded")
+        assert int(refused.headers["Retry-After"]) > 0
+        streams[0].close()
+        gate.open = True
+        until(lambda: httpx.get(path, timeout=60.0).status_code == 200)
 
 
 def test_a_client_that_leaves_leaves_nothing_behind(start: Start, tmp_path: Path) -> None:

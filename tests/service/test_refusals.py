@@ -349,7 +349,7 @@ def test_the_bytes_of_uploads_are_limited(start: Start, announced: str) -> None:
                 for _ in range(7):
                     connection = small.enter_context(socket.create_connection((host, int(port)), timeout=10))
                     connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
-                time.sleep(0.2)
+                until(lambda: "surety_requests_in_flight 9.0" in server.client.get("/metrics").text)
                 check(server, server.certify(), 429, "overloaded")
             until(lambda: server.certify().status_code == 200)
             compressed = server.client.post("/v2/models/m/infer", content=b"x", headers={"Content-Encoding": "gzip"})

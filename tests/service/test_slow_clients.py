@@ -14,9 +14,9 @@ import pytest
 
 import service.computing
 import service.keys
-from service.protocol import TimedProtocol
+from service.protocol import READ_BYTES, TimedProtocol
 
-from .conftest import Start
+from .conftest import Start, until
 from .pictures import encode, grey
 from .sockets import connect, everything
 
@@ -111,3 +111,33 @@ def test_a_client_that_reads_no_answers_is_cut_off(
             slow.sendall(requests)
             time.sleep(0.5)
             assert everything(slow).count(b"HTTP/1.1 200") == asked
+
+
+def test_little_is_parsed_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much has come: a chunk may have one byte, and others wait until all are parsed."""
+    sizes, receive = [], TimedProtocol.data_received
+
+    def noting(protocol: TimedProtocol, data: bytes) -> None:
+        sizes.append(len(data))
+        receive(protocol, data)
+
+    monkeypatch.setattr(TimedProtocol, "data_received", noting)
+    with start() as server:
+        head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with closing(connect(server)) as connection:
+            connection.sendall(head + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 415")
+    assert max(sizes) == READ_BYTES
+
+
+def test_an_upload_that_the_end_of_the_server_cuts_may_be_sent_again(start: Start) -> None:
+    with start() as server:
+        connection = connect(server)
+        head = b"POST /v1/certify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        connection.sendall(head)
+        until(lambda: "surety_requests_in_flight 2.0" in server.client.get("/metrics").text)
+    with closing(connection):
+        answer = everything(connection)
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"urn:surety:problem:draining" in answer
+    assert b"retry-after" in answer.lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import signal
@@ -199,21 +200,34 @@ def test_two_of_the_same_under_one_death_are_no_poison(guarded: Running) -> None
         found = [run.result(COMPILING).found for run in runs]
     assert found[0].label is not None
     assert found == found[:1] * 3
+    assert not computer._claims
+
+
+def test_a_run_that_is_no_suspect_any_more_keeps_nobody_waiting() -> None:
+    """The same run has ended well while it waited."""
+    computer = Supervisor(Settings())
+    claim = object()
+    computer._suspect({"same", "other"})
+    assert computer._free_for("same", claim) is None
+    assert computer._claims[claim] == math.inf
+    del computer._suspects["same"]
+    computer._free_for("same", claim)
+    assert not computer._claims
 
 
 def test_a_suspect_that_takes_long_gets_company(guarded: Running) -> None:
     """It is not alone for longer than it is watched; nor are others kept waiting until those before it have ended."""
-    computer, slow = supervisor(guarded), order_of(guarded, WAITS, **SLOW)
+    computer, slow = supervisor(guarded), order_of(guarded, WAITS, **{**SLOW, "procedure": "paper", "n": 100_000})
     for suspect in (True, False):
         digest = service.supervisor._digest(slow if suspect else order_of(guarded))
         computer._suspects[digest] = service.supervisor._Suspicion(alone_seconds=0.5)
         cancellation = Cancellation()
+        begun = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
             run = pool.submit(computer.compute, slow, cancellation)
             until(lambda: bool(computer._runs))
-            begun = time.monotonic()
             assert computer.compute(order_of(guarded), Cancellation()).found.label is not None
-            assert time.monotonic() - begun > 0.3
+            assert time.monotonic() - begun > 0.5
             assert not run.done()
             cancellation.cancel()
             with pytest.raises(Cancelled):
@@ -351,6 +365,28 @@ def test_a_worker_that_dies_while_it_starts_is_no_mystery(monkeypatch: pytest.Mo
         supervisor.start()
     with pytest.raises(NotReadyError):
         supervisor.check_ready()
+
+
+LOADING = """
+import sys, time
+import service.worker
+service.worker.load_here = lambda settings: time.sleep(300)
+service.worker.main(int(sys.argv[1]))
+"""
+
+
+def test_a_worker_that_still_loads_ends_with_its_server() -> None:
+    ours, theirs = Pipe()
+    with theirs:
+        process = subprocess.Popen([sys.executable, "-c", LOADING, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+    try:
+        ours.send(Settings())
+        time.sleep(0.5)
+        assert process.poll() is None
+        ours.close()
+        assert process.wait(COMPILING) == 0
+    finally:
+        process.kill()
 
 
 def test_closing_ends_the_worker_and_whoever_waits_for_it(guarded: Running) -> None:
