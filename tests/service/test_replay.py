@@ -24,7 +24,7 @@ HEURISTIC = {"guarantee": "heuristic", "n0": 20, "n": 400, "attack_range": 20}
 PAPER = {**HEURISTIC, "procedure": "paper", "n": 100}
 ONE_BOUND_A_DRAW = {"guarantee": "individual", "n0": 20, "attack_range": 4, "procedure": "sequential"}
 OF_A_KNOWN_IMAGE = {**ONE_BOUND_A_DRAW, "image_is": "reference"}
-ESTIMATED = {"guarantee": "individual", "n0": 20, "n": 40, "attack_range": 4, "estimator": "joint"}
+ESTIMATED = {"guarantee": "individual", "n0": 20, "n": 40, "n_error": 30, "attack_range": 4, "estimator": "joint"}
 
 
 class Looks(Cancellation):
