@@ -117,7 +117,7 @@ def create_app(
     app.add_middleware(BodyLimit, settings=settings)
     if accounts is not None:
         app.add_middleware(Access, accounts=accounts, metrics_open=settings.metrics_open)
-    app.add_middleware(RequestContext, metrics=metrics, tracing=tracing)
+    app.add_middleware(RequestContext, metrics=metrics, tracing=tracing, engine=engine)
     app.add_middleware(SecurityHeaders, docs=app.docs_url, policy=docs_policy(app))
     return app
 

@@ -26,8 +26,8 @@ from .errors import ClientGoneError, DrainingError, OverloadedError
 T = TypeVar("T")
 DECODERS = LATE = 2
 """Threads for images, and for answers to what is still in the queue at its deadline."""
-NEWEST = 0.1
-"""Weight of the newest image in what decoding is expected to take."""
+NEWEST, SHORTLY = 0.1, 1.0
+"""Weight of the newest image in what decoding is expected to take, and how many seconds any may wait for its turn."""
 LEAST_SECONDS = 0.01
 MOST_RUNNING = 3
 """Times ``max_running``, where that is not 1: works on threads while short ones turn out to be long."""
@@ -208,8 +208,9 @@ class Engine:
         if self.draining:
             raise _draining()
         ahead = self._checking * self._check_seconds / DECODERS
-        if ahead > self._max_queue_seconds:
-            raise _overloaded(f"{self._checking} images wait to be decoded", ahead - self._max_queue_seconds)
+        most = max(self._max_queue_seconds, SHORTLY)
+        if ahead > most:
+            raise _overloaded(f"{self._checking} images wait to be decoded", ahead - most)
 
         def timed() -> T:
             begun = time.monotonic()

@@ -17,10 +17,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .clock import StageClock
+from .engine import Engine
 from .errors import (
     INTERNAL,
     BodyTimeoutError,
     BodyTooLargeError,
+    ClientGoneError,
     DrainingError,
     MalformedBodyError,
     OverloadedError,
@@ -62,8 +64,8 @@ class RequestState:
 class RequestContext:
     """Gives every answer an X-Request-ID and counts it; answers HEAD; makes unforeseen errors a bare 500."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None) -> None:
-        self._app, self._metrics, self._tracing = app, metrics, tracing
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None, engine: Engine) -> None:
+        self._app, self._metrics, self._tracing, self._engine = app, metrics, tracing, engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -96,9 +98,11 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:
-            # The server ends, in the middle of a transfer perhaps; whoever is still there may ask again.
-            if not state.status:
+            error: RequestError = ClientGoneError("the client left before the answer")
+            if self._engine.draining:
+                # In the middle of a transfer perhaps: whoever is still there may ask again.
                 error = DrainingError("the server is shutting down", retry_after_seconds=RETRY_SECONDS)
+            if not state.status:
                 with suppress(Exception):
                     await problem_of(error, scope["path"])(scope, receive, send_with_id)
             raise

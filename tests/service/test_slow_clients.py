@@ -136,6 +136,7 @@ def test_an_upload_that_the_end_of_the_server_cuts_may_be_sent_again(start: Star
         head = b"POST /v1/certify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
         connection.sendall(head)
         until(lambda: "surety_requests_in_flight 2.0" in server.client.get("/metrics").text)
+        server.services.engine.drain()
     with closing(connection):
         answer = everything(connection)
     assert answer.startswith(b"HTTP/1.1 503")
